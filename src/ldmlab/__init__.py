@@ -1,0 +1,3 @@
+"""ldmlab: a laboratory for latent diffusion."""
+
+__version__ = "0.1.0"

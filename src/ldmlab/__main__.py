@@ -1,0 +1,5 @@
+"""`python -m ldmlab` is the `ldmlab` command."""
+
+from ldmlab.cli import main
+
+main()

@@ -1,0 +1,1 @@
+"""Stage one: images to latents and back."""

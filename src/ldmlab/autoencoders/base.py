@@ -1,0 +1,89 @@
+"""The interface of autoencoders, the posterior that they give, and the statistics of their latents."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class DiagonalGaussian:
+    """A posterior q(z | image): mean and std, both (B, C, h, w)."""
+
+    mean: Tensor
+    std: Tensor
+
+    def sample(self) -> Tensor:
+        """A draw (B, C, h, w), differentiable in mean and std (Kingma and Welling 2013, section 2.4)."""
+        return self.mean + self.std * torch.randn_like(self.mean)
+
+    def kl(self) -> Tensor:
+        """KL(q || N(0, 1)) in nats of each latent value, (B, C, h, w) (Kingma and Welling 2013, appendix B)."""
+        return 0.5 * (self.mean**2 + self.std**2 - 1 - 2 * self.std.log())
+
+
+class Autoencoder(nn.Module):
+    """Images (B, 3, H, W) in [-1, 1] to latents (B, C, H / f, W / f) and back.
+
+    The statistics of the latents per channel are measured after training (`measure_statistics`) and saved with the
+    weights. Diffusion sees normalised latents only: mean 0 and deviation 1 in every channel.
+    """
+
+    def __init__(self, downsampling_factor: int, latent_channels: int):
+        super().__init__()
+        self.downsampling_factor = downsampling_factor
+        self.latent_channels = latent_channels
+        self.register_buffer("latent_mean", torch.zeros(latent_channels))
+        self.register_buffer("latent_std", torch.ones(latent_channels))
+        self.register_buffer("latent_min", torch.full((latent_channels,), -torch.inf))
+        self.register_buffer("latent_max", torch.full((latent_channels,), torch.inf))
+
+    def encode(self, images: Tensor) -> DiagonalGaussian:
+        """The posterior of latents for images (B, 3, H, W) in [-1, 1]."""
+        raise NotImplementedError
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Images (B, 3, H, W) for raw latents (B, C, h, w)."""
+        raise NotImplementedError
+
+    def normalize(self, latents: Tensor) -> Tensor:
+        """Raw latents to the normalised ones that diffusion sees."""
+        return (latents - self._per_channel(self.latent_mean)) / self._per_channel(self.latent_std)
+
+    def denormalize(self, latents: Tensor) -> Tensor:
+        """Normalised latents to raw ones."""
+        return latents * self._per_channel(self.latent_std) + self._per_channel(self.latent_mean)
+
+    def normalized_range(self) -> tuple[Tensor, Tensor]:
+        """Smallest and largest normalised latent per channel seen in the data, both (1, C, 1, 1)."""
+        return self.normalize(self._per_channel(self.latent_min)), self.normalize(self._per_channel(self.latent_max))
+
+    @staticmethod
+    def _per_channel(values: Tensor) -> Tensor:
+        return values[None, :, None, None]
+
+    @torch.no_grad()
+    def measure_statistics(self, images: Iterable[Tensor]) -> None:
+        """Sets mean, deviation, minimum and maximum per channel from batches of images (B, 3, H, W).
+
+        Sums run in float64 over all batches: one batch is too few (the scale factor of latent diffusion's first
+        release came from a single one). The deviation is that of drawn latents, so it includes the posterior's own.
+        """
+        count, total, squares, low, high = 0, 0.0, 0.0, [], []
+        for batch in images:
+            latents = self.encode(batch).sample().double().transpose(0, 1).flatten(1)
+            count += latents.shape[1]
+            total, squares = total + latents.sum(1), squares + (latents**2).sum(1)
+            low.append(latents.amin(1))
+            high.append(latents.amax(1))
+        if not count:
+            raise ValueError("latent statistics need at least one batch of images")
+        mean = torch.as_tensor(total / count)
+        variance = torch.as_tensor(squares / count) - mean**2
+        self.latent_mean.copy_(mean)
+        self.latent_std.copy_(variance.clamp(min=1e-12).sqrt())
+        self.latent_min.copy_(torch.stack(low).amin(0))
+        self.latent_max.copy_(torch.stack(high).amax(0))

@@ -1,0 +1,1 @@
+"""What happens around training: budgets, exact resuming, progress, grids, previews of quality, logs."""

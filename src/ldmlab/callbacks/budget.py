@@ -1,0 +1,184 @@
+"""How long a run may last, what it has cost so far, and the learning rate that follows from both."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import lightning as L
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from ldmlab.types import Batch
+
+
+@dataclass
+class Cost:
+    """What training took: optimiser steps, images seen, floating-point operations, wall and CPU seconds.
+
+    Time covers training only: not the start-up, not sample grids, not measuring.
+    """
+
+    steps: float = 0
+    images: float = 0
+    flops: float = 0
+    seconds: float = 0
+    cpu_seconds: float = 0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(**{name: value + getattr(other, name) for name, value in asdict(self).items()})
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The largest cost a run may have; the first limit reached ends it. None is no limit."""
+
+    steps: float | None = None
+    images: float | None = None
+    flops: float | None = None
+    seconds: float | None = None
+    cpu_seconds: float | None = None
+
+    def used(self, cost: Cost) -> float:
+        """The share of the budget that `cost` uses: 0 at the start, 1 where the first limit is reached."""
+        limits = {name: limit for name, limit in asdict(self).items() if limit is not None}
+        return max((getattr(cost, name) / limit for name, limit in limits.items()), default=0.0)
+
+    def less(self, cost: Cost) -> Limits:
+        """What is left of the limits once `cost` is paid."""
+        left = {name: limit - getattr(cost, name) for name, limit in asdict(self).items() if limit is not None}
+        return Limits(**left)
+
+    def share(self, part: float) -> Limits:
+        """`part` of every limit."""
+        return Limits(**{name: limit * part for name, limit in asdict(self).items() if limit is not None})
+
+
+class Stopwatch:
+    """Wall and CPU seconds of this process while running; `paused` leaves out what is not training."""
+
+    def __init__(self) -> None:
+        self._started: tuple[float, float] | None = None
+        self.seconds = 0.0
+        self.cpu_seconds = 0.0
+
+    def start(self) -> None:
+        """Runs from now on."""
+        self._started = time.perf_counter(), time.process_time()
+
+    def stop(self) -> None:
+        """Stands still from now on."""
+        if self._started is not None:
+            wall, cpu = self._started
+            self.seconds += time.perf_counter() - wall
+            self.cpu_seconds += time.process_time() - cpu
+            self._started = None
+
+    def lap(self) -> None:
+        """Brings `seconds` and `cpu_seconds` up to date."""
+        if self._started is not None:
+            self.stop()
+            self.start()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Stands still within the block."""
+        running = self._started is not None
+        self.stop()
+        try:
+            yield
+        finally:
+            if running:
+                self.start()
+
+
+class Budget(L.Callback):
+    """Ends training at the first limit reached, sets the learning rate by the share of the budget used, counts costs.
+
+    The rate rises linearly over `warmup_steps` and, with `decay`, falls to zero along a half cosine over the whole
+    budget, whichever its unit: a run bounded by seconds is annealed as well as one bounded by steps.
+    """
+
+    def __init__(self, limits: Limits, warmup_steps: int, decay: bool):
+        self.limits, self.warmup_steps, self.decay = limits, warmup_steps, decay
+        self.cost = Cost()
+        self.watch = Stopwatch()
+        self._flops_per_step: float | None = None
+        self._base_rates: list[float] = []
+
+    @property
+    def used(self) -> float:
+        """The share of the budget used, 0 to 1."""
+        return min(self.limits.used(self.cost), 1.0)
+
+    def rate_factor(self) -> float:
+        """The factor on the optimiser's learning rate at the next step."""
+        warmup = min(1.0, (self.cost.steps + 1) / max(self.warmup_steps, 1))
+        return warmup * (0.5 * (1 + math.cos(math.pi * self.used)) if self.decay else 1.0)
+
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Starts the clock; a run whose budget is spent already takes no further step."""
+        if self.used >= 1:
+            trainer.should_stop = True
+        self.watch.start()
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, module: L.LightningModule, batch: Batch, batch_index: int
+    ) -> int | None:
+        """Sets the learning rate; before the first step counts its floating-point operations."""
+        if self.used >= 1:
+            return -1
+        for optimizer in trainer.optimizers:
+            for group in optimizer.param_groups:
+                group.setdefault("initial_lr", group["lr"])
+                group["lr"] = group["initial_lr"] * self.rate_factor()
+        if self._flops_per_step is None:
+            with self.watch.paused():
+                self._flops_per_step = step_flops(module, batch) * trainer.world_size
+        return None
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Batch, batch_index: int
+    ) -> None:
+        """Adds up the cost and stops at a limit."""
+        images = batch["image"] if "image" in batch else batch["latent_mean"]
+        self.watch.lap()
+        assert self._flops_per_step is not None
+        self.cost = Cost(
+            steps=trainer.global_step,
+            images=self.cost.images + len(images) * trainer.world_size,
+            flops=self.cost.flops + self._flops_per_step,
+            seconds=self.watch.seconds,
+            cpu_seconds=self.watch.cpu_seconds,
+        )
+        if self.used >= 1:
+            trainer.should_stop = True
+
+    def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Stops the clock."""
+        self.watch.stop()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run goes on from."""
+        return {"cost": asdict(self.cost), "flops_per_step": self._flops_per_step}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from a saved state."""
+        self.cost = Cost(**state["cost"])
+        self._flops_per_step = state["flops_per_step"]
+        self.watch.seconds, self.watch.cpu_seconds = self.cost.seconds, self.cost.cpu_seconds
+
+
+def step_flops(module: Any, batch: Batch) -> float:
+    """Floating-point operations of one forward and backward pass of `module.loss(batch)`; leaves no trace."""
+    with torch.random.fork_rng(), FlopCounterMode(display=False) as counter:
+        module.loss(batch).backward()
+    module.zero_grad(set_to_none=True)
+    return float(counter.get_total_flops())
+
+
+LIMIT_NAMES = tuple(field.name for field in fields(Limits))

@@ -1,0 +1,58 @@
+"""Grids of samples and reconstructions over training, always of the same noise and the same images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.loggers import WandbLogger
+from torch import Tensor
+from torchvision.utils import save_image
+
+from ldmlab.callbacks.budget import Budget
+
+
+def save_grid(images: Tensor, path: Path, columns: int) -> None:
+    """Images (B, 3, H, W) in [-1, 1] as a PNG grid of `columns` columns; small ones are doubled to be seen."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if images.shape[-1] <= 32:
+        images = images.repeat_interleave(2, dim=-1).repeat_interleave(2, dim=-2)
+    save_image((images.cpu() + 1) / 2, path, nrow=columns, padding=2, pad_value=1.0)
+
+
+class AtMilestones(L.Callback):
+    """Calls `action(trainer, module)` at `count` equally spaced shares of the budget, the clock standing still."""
+
+    def __init__(self, name: str, budget: Budget, count: int, action: Callable[[L.Trainer, L.LightningModule], None]):
+        self.name, self.budget, self.count, self.action = name, budget, count, action
+        self._reached = 0
+
+    @property
+    def state_key(self) -> str:
+        """The name under which a checkpoint keeps this callback's state."""
+        return f"AtMilestones[{self.name}]"
+
+    def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *args: Any) -> None:
+        """Acts when another milestone has been passed; the end is not one, there the run measures in full."""
+        reached = int(self.budget.used * (self.count + 1) + 1e-9)
+        if self._reached < reached <= self.count:
+            with self.budget.watch.paused():
+                self.action(trainer, module)
+        self._reached = max(self._reached, reached)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The milestones passed."""
+        return {"reached": self._reached}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on after the milestones passed."""
+        self._reached = state["reached"]
+
+
+def log_picture(trainer: L.Trainer, name: str, path: Path) -> None:
+    """A saved PNG to wandb, where wandb is on."""
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger):
+            logger.log_image(key=name, images=[str(path)])

@@ -1,0 +1,94 @@
+"""What a run needs to stop at any moment and to end, once resumed, with the very same weights."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+
+
+class RandomState(L.Callback):
+    """Saves the state of every random number generator in a checkpoint, and restores it before the next batch.
+
+    Lightning saves none. Restored as late as the first batch, because setting up a resumed run draws numbers.
+    """
+
+    def __init__(self) -> None:
+        self._pending: dict[str, Any] | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of all generators."""
+        name, keys, *rest = np.random.get_state()
+        state = {
+            "torch": torch.get_rng_state(),
+            "numpy": [name, keys.tolist(), *rest],
+            "python": random.getstate(),
+        }
+        if torch.cuda.is_available():
+            state["cuda"] = torch.cuda.get_rng_state_all()
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Keeps a saved state for the first batch."""
+        self._pending = state
+
+    def on_train_batch_start(self, *args: Any) -> None:
+        """Restores the saved state, once."""
+        if self._pending is None:
+            return
+        state, self._pending = self._pending, None
+        torch.set_rng_state(state["torch"].cpu())
+        name, keys, *rest = state["numpy"]
+        np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
+        version, internal, gauss = state["python"]
+        random.setstate((version, tuple(internal), gauss))
+        if "cuda" in state and torch.cuda.is_available():
+            torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"]])
+
+
+class Checkpoints(L.Callback):
+    """Keeps the newest checkpoint: every `every_seconds`, every `every_steps` if given, and when asked to stop.
+
+    SIGINT and SIGTERM end training after the batch under way, so that the checkpoint is that of a whole step;
+    `interrupted_by` then holds the signal. A second SIGINT ends the process at once.
+    """
+
+    def __init__(self, path: Path, every_seconds: float, every_steps: int | None = None):
+        self.path, self.every_seconds, self.every_steps = path, every_seconds, every_steps
+        self.interrupted_by: signal.Signals | None = None
+        self._handlers: dict[signal.Signals, Any] = {}
+        self._saved_at = 0.0
+
+    def on_fit_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Listens for signals and starts the clock."""
+        self._saved_at = time.monotonic()
+        for name in (signal.SIGINT, signal.SIGTERM):
+            self._handlers[name] = signal.signal(name, self._on_signal)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self.interrupted_by = signal.Signals(number)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
+        """Saves where it is time to."""
+        step = trainer.global_step
+        due = time.monotonic() - self._saved_at > self.every_seconds
+        due = due or bool(self.every_steps and step % self.every_steps == 0)
+        if due or self.interrupted_by is not None or trainer.should_stop:
+            trainer.save_checkpoint(self.path)
+            self._saved_at = time.monotonic()
+        if self.interrupted_by is not None:
+            trainer.should_stop = True
+
+    def teardown(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
+        """Gives the signals back."""
+        for name, handler in self._handlers.items():
+            signal.signal(name, handler)
+        self._handlers = {}

@@ -1,0 +1,105 @@
+"""The command line. Nothing heavy is imported here: `--help` and a wrong key answer before torch would have loaded."""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from ldmlab.errors import UserError
+
+COMMANDS = {
+    "demo": "the whole main job in minutes: pixels against f4 on embedded data, and the page that compares them",
+    "train-vae": "stage one: train an autoencoder",
+    "train-ldm": "stage two: train a diffusion model in its latent space (and the autoencoder, if there is none)",
+    "sample": "images from a trained run: from=runs/… label=3 n=16",
+    "evaluate": "quality and speed of a trained run: from=runs/… sampler=ddim sampler.steps=10,20,50 -m",
+    "compare": "table, plots and page from local runs: runs/…",
+}
+
+HELP = """usage: ldmlab COMMAND [key=value ...]
+
+{commands}
+
+Examples
+  ldmlab train-ldm data=parquet data.path=photos data.image_size=64 downsampling=f8
+  ldmlab train-ldm -m downsampling=f1,f2,f4,f8        both stages for each factor, then the comparison
+  ldmlab train-ldm experiment=cifar10                 a study from experiments/
+  ldmlab COMMAND --help                               its settings; `--cfg job` prints the configuration
+
+Settings are files in conf/, each with comments. Documentation: docs/architecture.md"""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs a command; a user's mistake ends in one line and exit code 2."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        code = run(arguments)
+    except UserError as error:
+        code = fail(str(error))
+    except KeyboardInterrupt:
+        code = fail("interrupted", 130)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        code = fail(f"the disk is full ({error.filename or 'while writing'}): free some space and start again")
+    sys.exit(code)
+
+
+def fail(message: str, code: int = 2) -> int:
+    """Says in one line what was wrong."""
+    print(f"ldmlab: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def run(arguments: list[str]) -> int:
+    """Dispatches to a command and returns the exit code."""
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        width = max(map(len, COMMANDS))
+        print(HELP.format(commands="\n".join(f"  {name:<{width}}  {text}" for name, text in COMMANDS.items())))
+        return 0
+    if arguments[0] == "--version":
+        from ldmlab import __version__
+
+        print(__version__)
+        return 0
+    command, rest = arguments[0], arguments[1:]
+    if command not in COMMANDS:
+        close = difflib.get_close_matches(command, COMMANDS)
+        hint = f"did you mean {' or '.join(close)}?" if close else "commands: " + ", ".join(COMMANDS)
+        raise UserError(f"no command '{command}'; {hint}")
+    if command == "compare":
+        return run_compare(rest)
+    if command == "demo":
+        # the demo is a study like any other
+        command, rest = "train-ldm", ["experiment=demo", *rest]
+
+    from ldmlab.hydra_app import run_hydra
+
+    return run_hydra(command, rest)
+
+
+def run_compare(arguments: list[str]) -> int:
+    """`ldmlab compare PATH... [--output FILE]`."""
+    import argparse
+    from pathlib import Path
+
+    parser = argparse.ArgumentParser("ldmlab compare", description="Table, plots and an HTML page from local runs.")
+    parser.add_argument("paths", nargs="*", type=Path, default=[Path("runs")], help="runs, studies or the runs folder")
+    parser.add_argument("--output", type=Path, default=None, help="the page to write (default: beside the runs)")
+    options = parser.parse_args(arguments)
+
+    from ldmlab.tasks.compare import compare
+
+    compare(options.paths, options.output)
+    return 0
+
+
+def quiet_environment() -> None:
+    """What libraries read from the environment when they are imported."""
+    defaults: dict[str, Any] = {"HYDRA_FULL_ERROR": "1", "WANDB_SILENT": "true", "WANDB_CONSOLE": "off"}
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)

@@ -1,0 +1,1 @@
+"""Data sets, the batches that they give, and cached latents."""

@@ -1,0 +1,86 @@
+"""A split before decoding: compressed images with their labels and captions."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from ldmlab.data.transforms import prepare
+
+DECODE_ERRORS = (
+    OSError,
+    ValueError,
+    SyntaxError,  # what Pillow raises for a broken PNG
+    EOFError,
+    IndexError,
+    TypeError,
+    OverflowError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+
+
+class CorruptImage(Exception):
+    """One image cannot be decoded; whether that stops the run is the caller's choice."""
+
+
+class EncodedSplit(Protocol):
+    """What a data set gives to be decoded. Rows count from 0 to `len - 1` within the split."""
+
+    @property
+    def labels(self) -> np.ndarray | None:
+        """Class of every row, int64 (N,), or None."""
+        ...
+
+    @property
+    def captions(self) -> list[str] | None:
+        """Caption of every row, or None."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def read(self, rows: Sequence[int]) -> list[Any]:
+        """The images of `rows`, each in any form that `decode` takes. Called from several threads."""
+        ...
+
+    def describe(self, row: int) -> str:
+        """Where a user finds the row: a file's name, or a file and a row in it."""
+        ...
+
+
+def open_image(encoded: Any) -> Image.Image:
+    """A Pillow image from its file's bytes, its path, its pixels (H, W, 3), or the dict of Hugging Face's `Image`."""
+    if isinstance(encoded, dict):
+        if encoded.get("bytes") is None and "::" in (encoded.get("path") or ""):
+            # a member of an archive ("zip://a.jpg::/x.zip"), which only `datasets` knows how to open
+            import datasets
+
+            return datasets.Image().decode_example(encoded)
+        encoded = encoded["bytes"] if encoded.get("bytes") is not None else encoded.get("path")
+    if encoded is None:
+        raise ValueError("the row holds no image")
+    if isinstance(encoded, np.ndarray):
+        return Image.fromarray(encoded)
+    return Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded)
+
+
+def decode(encoded: Any, image_size: int) -> np.ndarray:
+    """Pixels of one image, uint8 (3, `image_size`, `image_size`).
+
+    Raises:
+        CorruptImage: the image cannot be decoded; the message says why.
+    """
+    try:
+        with open_image(encoded) as image:
+            return prepare(image, image_size)
+    except UnidentifiedImageError as error:
+        raise CorruptImage("not an image that Pillow can open") from error
+    except DECODE_ERRORS as error:
+        raise CorruptImage(" ".join(str(error).split()) or type(error).__name__) from error

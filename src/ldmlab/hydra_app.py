@@ -1,0 +1,171 @@
+"""The bridge to Hydra: composes the configuration of a command, turns Hydra's errors into one line, runs the job."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from ldmlab.cli import fail, quiet_environment
+from ldmlab.errors import Interrupted, UserError
+
+PACKAGE = Path(__file__).parent
+
+
+def find_folder(name: str) -> Path:
+    """`conf` or `experiments`: at the top of a checkout, or the copy inside an installed package."""
+    for folder in (PACKAGE.parents[1] / name, PACKAGE / name):
+        if folder.is_dir():
+            return folder
+    raise UserError(f"the folder {name}/ is missing beside {PACKAGE}: install the package again")
+
+
+def run_hydra(command: str, overrides: list[str]) -> int:
+    """Runs `command` with Hydra overrides and flags; returns the exit code."""
+    quiet_environment()
+    config_name = command.replace("-", "_")
+    failures: list[Exception] = []
+    try:
+        register_experiments(config_name, overrides)
+        application = hydra.main(version_base="1.3", config_path=str(find_folder("conf")), config_name=config_name)(
+            lambda config: job(command, config, failures)
+        )
+        sys.argv = [f"ldmlab {command}", *overrides]
+        application()
+    except (HydraException, OmegaConfBaseException) as error:
+        return fail(one_line(error, config_name, overrides))
+    if failures:
+        return report(failures)
+    return 0
+
+
+def report(failures: list[Exception]) -> int:
+    """The failed jobs of a sweep, a line each; the others have run."""
+    for failure in failures:
+        code = fail(str(failure), getattr(failure, "exit_code", 2))
+    return code
+
+
+def job(command: str, composed: DictConfig, failures: list[Exception]) -> float | None:
+    """One job: the command's task on the resolved configuration. A failure does not stop the other jobs of a sweep."""
+    state = HydraConfig.get()
+    try:
+        config: Any = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        failures.append(UserError(one_line(error, "", [])))
+        return None
+    groups = {group: choice for group, choice in state.runtime.choices.items() if not group.startswith("hydra/")}
+    config["choices"] = {group: choice for group, choice in groups.items() if choice is not None and "@" not in group}
+    config.pop("experiment", None)
+    overrides = list(state.overrides.task)
+
+    if failures and isinstance(failures[-1], Interrupted):
+        return None  # whoever interrupts a sweep means all of it
+    try:
+        from ldmlab.tasks import run_task
+
+        return run_task(command, config, overrides)
+    except (UserError, Interrupted) as error:
+        failures.append(error)
+    return None
+
+
+def register_experiments(config_name: str, overrides: list[str]) -> None:
+    """Makes every experiments/NAME.yaml the option `experiment=NAME`, and checks the keys of those that are asked for.
+
+    Hydra checks the keys of an override but not those of a file, where a misspelt one would silently do nothing.
+    """
+    store = ConfigStore.instance()
+    chosen = {name for item in overrides if item.startswith("experiment=") for name in item[11:].split(",")}
+    for path in sorted(find_folder("experiments").glob("*.yaml")):
+        try:
+            experiment = OmegaConf.load(path)
+        except Exception as error:
+            if path.stem in chosen:
+                raise UserError(f"{path}: {str(error).splitlines()[0]}") from error
+            continue
+        store.store(group="experiment", name=path.stem, package="_global_", node=experiment, provider=str(path))
+        if path.stem in chosen:
+            assert isinstance(experiment, DictConfig)
+            check_experiment(path, experiment, config_name)
+
+
+def check_experiment(path: Path, experiment: DictConfig, config_name: str) -> None:
+    """Raises UserError for a key that the configuration does not have."""
+    groups = []
+    for entry in experiment.get("defaults", []):
+        if isinstance(entry, DictConfig):
+            (group, choice), *_ = entry.items()
+            groups.append(f"{str(group).removeprefix('override').strip().lstrip('/')}={choice}")
+    with initialize_config_dir(str(find_folder("conf")), version_base="1.3"):
+        known: Any = OmegaConf.to_container(compose(config_name, groups), resolve=False)
+    GlobalHydra.instance().clear()
+    body: Any = OmegaConf.to_container(experiment, resolve=False)
+    for key in unknown_keys({k: v for k, v in body.items() if k not in ("defaults", "hydra")}, known):
+        raise UserError(f"{path}: unknown key '{key}'{suggestion(key, known)}")
+
+
+def unknown_keys(tree: dict[str, Any], known: Any, prefix: str = "") -> list[str]:
+    """Dotted keys of `tree` that `known` lacks. Arguments of lightning.Trainer are Lightning's to check."""
+    unknown: list[str] = []
+    for key, value in tree.items():
+        dotted = f"{prefix}{key}"
+        if not isinstance(known, dict) or key not in known:
+            unknown.append(dotted)
+        elif isinstance(value, dict) and dotted != "trainer.lightning":
+            unknown += unknown_keys(value, known[key], f"{dotted}.")
+    return unknown
+
+
+def all_keys(tree: Any, prefix: str = "") -> list[str]:
+    """Every dotted key of nested containers."""
+    keys: list[str] = []
+    for key, value in tree.items() if isinstance(tree, dict) else ():
+        keys += [f"{prefix}{key}", *all_keys(value, f"{prefix}{key}.")]
+    return keys
+
+
+def suggestion(key: str, known: Any) -> str:
+    """"; did you mean ...?" for a misspelt dotted key, empty where nothing is near."""
+    candidates = all_keys(known)
+    same_leaf = [name for name in candidates if name.split(".")[-1] == key.split(".")[-1]]
+    close = difflib.get_close_matches(key, candidates, n=1, cutoff=0.6) or same_leaf[:1]
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def one_line(error: Exception, config_name: str, overrides: list[str]) -> str:
+    """What is wrong and what to do, from the chain of exceptions that Hydra and OmegaConf raise."""
+    cause = error.__cause__ or error
+    if isinstance(error, MissingMandatoryValue) or isinstance(cause, MissingMandatoryValue):
+        key = getattr(cause, "full_key", None) or getattr(error, "full_key", "")
+        return f"{key} is needed and not set: give {key}=..."
+    group = getattr(error, "missing_cfg_file", None)
+    options = getattr(error, "options", None)
+    if group and options is not None:
+        name, _, choice = str(group).rpartition("/")
+        close = difflib.get_close_matches(choice, options, n=1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        return f"{name}={choice}: there is no such option; {hint}options: {', '.join(options)}"
+    full_key = getattr(cause, "full_key", None)
+    lines = [line for line in str(cause).splitlines() if line.strip()]
+    message = lines[0] if lines else type(cause).__name__
+    if full_key and "not in" in message:
+        with initialize_config_dir(str(find_folder("conf")), version_base="1.3"):
+            groups = [item for item in overrides if item.split("=")[0].isidentifier() and "," not in item]
+            groups = [item for item in groups if (find_folder("conf") / item.split("=")[0]).is_dir()]
+            try:
+                known: Any = OmegaConf.to_container(compose(config_name, groups), resolve=False)
+            except (HydraException, OmegaConfBaseException):
+                known = {}
+        return f"unknown key '{full_key}'{suggestion(full_key, known)}"
+    return f"{full_key}: {message}" if full_key and full_key not in message else message

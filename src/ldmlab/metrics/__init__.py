@@ -1,0 +1,1 @@
+"""Feature extractors, distances between sets of images, reconstruction quality and speed."""

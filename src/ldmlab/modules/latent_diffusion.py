@@ -1,0 +1,49 @@
+"""Stage two as a LightningModule."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+
+from ldmlab.modules.ema import PowerEMA
+from ldmlab.modules.model import LatentDiffusion
+from ldmlab.types import Batch
+
+OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+"""Parameters -> optimiser; `conf/optimizer` builds one with everything but the parameters."""
+
+
+class LatentDiffusionModule(L.LightningModule):
+    """Trains a `LatentDiffusion` and keeps the moving average of its network beside the raw weights.
+
+    The average is a submodule, so a checkpoint always holds both and no weights are ever swapped.
+    """
+
+    def __init__(self, model: LatentDiffusion, optimizer: OptimizerFactory, ema_gamma: float):
+        super().__init__()
+        self.model = model
+        self.ema = PowerEMA(model.network, ema_gamma)
+        self.optimizer = optimizer
+
+    def loss(self, batch: Batch) -> Tensor:
+        """The mean loss of a batch."""
+        return self.model.loss(batch).mean()
+
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        """The mean loss of a batch, logged."""
+        loss = self.loss(batch)
+        self.log("train/loss", loss)
+        return loss
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """The optimiser over denoiser and conditioner; the budget sets its learning rate at every step."""
+        return self.optimizer(self.model.network.parameters())
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """A step of the optimiser, then of the average: with accumulated gradients that is not every batch."""
+        super().optimizer_step(*args, **kwargs)
+        self.ema.update(self.model.network)

@@ -1,0 +1,172 @@
+"""The latent diffusion model: autoencoder, conditioner, denoiser and path put together, to train and to sample."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from ldmlab.autoencoders.base import Autoencoder, DiagonalGaussian
+from ldmlab.conditioners.base import Conditioner
+from ldmlab.diffusion.guidance import Guidance
+from ldmlab.diffusion.predictions import PREDICTIONS, Prediction, PredictionType
+from ldmlab.diffusion.samplers import PerSampleNoise, Sampler
+from ldmlab.diffusion.schedules import Schedule, add_noise, expand
+from ldmlab.diffusion.times import TimeSampler
+from ldmlab.diffusion.weightings import Weighting
+from ldmlab.types import Batch, Conditioning
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The four choices of a diffusion model: path, what is predicted, at which times, how the loss is weighted.
+
+    `clip_x0`: whether predictions of x0 are clipped, while sampling, to the range of the (normalised) data, as DDPM
+    does with pixels. An epsilon model needs it: near t = 1 an error of epsilon is divided by a tiny alpha.
+    """
+
+    schedule: Schedule
+    prediction: PredictionType
+    times: TimeSampler
+    weighting: Weighting
+    clip_x0: bool = False
+
+    @classmethod
+    def from_names(
+        cls,
+        schedule: Schedule,
+        prediction: str,
+        times: TimeSampler,
+        weighting: Weighting,
+        clip_x0: bool = False,
+    ) -> Objective:
+        """The objective as a config in `conf/scheduler` states it; raises ValueError for an unknown prediction."""
+        if prediction not in PREDICTIONS:
+            raise ValueError(f'scheduler.prediction is one of {", ".join(PREDICTIONS)}, not "{prediction}"')
+        return cls(schedule, PREDICTIONS[prediction], times, weighting, clip_x0)
+
+
+class ConditionalDenoiser(nn.Module):
+    """The trained part: conditioner and denoiser, which share one optimiser and one moving average."""
+
+    def __init__(self, denoiser: nn.Module, conditioner: Conditioner):
+        super().__init__()
+        self.denoiser = denoiser
+        self.conditioner = conditioner
+
+
+@dataclass
+class Samples:
+    """Images (B, 3, H, W) in [-1, 1], the latents (B, C, h, w) they were decoded from, and what they cost.
+
+    `evaluations` counts passes through the network for each image: guidance pays twice a step.
+    """
+
+    images: Tensor
+    latents: Tensor
+    evaluations: float
+    raw: dict = field(default_factory=dict)
+
+
+class LatentDiffusion(nn.Module):
+    """A conditional diffusion model in the latent space of a frozen autoencoder.
+
+    Args:
+        autoencoder: stage one; its weights are not trained here.
+        network: the trained part.
+        objective: path, prediction, times and weighting.
+        drop_probability: share of training samples that are not told their condition, for classifier-free guidance.
+    """
+
+    def __init__(
+        self,
+        autoencoder: Autoencoder,
+        network: ConditionalDenoiser,
+        objective: Objective,
+        drop_probability: float = 0.1,
+    ):
+        super().__init__()
+        self.autoencoder = autoencoder.requires_grad_(False).eval()
+        self.network = network
+        self.objective = objective
+        self.drop_probability = drop_probability
+
+    def train(self, mode: bool = True) -> LatentDiffusion:
+        """Training mode for the network; the autoencoder stays frozen."""
+        super().train(mode)
+        self.autoencoder.eval()
+        return self
+
+    @torch.no_grad()
+    def draw_latents(self, batch: Batch) -> Tensor:
+        """Normalised latents (B, C, h, w) of a batch: drawn anew from cached moments, or encoded from its images."""
+        if "latent_mean" in batch:
+            posterior = DiagonalGaussian(batch["latent_mean"].float(), batch["latent_std"].float())
+        else:
+            posterior = self.autoencoder.encode(batch["image"])
+        return self.autoencoder.normalize(posterior.sample())
+
+    def loss(self, batch: Batch) -> Tensor:
+        """The weighted squared error of the network's output for each sample, (B,)."""
+        x0 = self.draw_latents(batch)
+        batch_size, device = x0.shape[0], x0.device
+        t = self.objective.times(batch_size, device)
+        noise = torch.randn_like(x0)
+        alpha, sigma = self.objective.schedule.coefficients(t)
+        xt = add_noise(self.objective.schedule, x0, noise, t)
+
+        drop = torch.rand(batch_size, device=device) < self.drop_probability
+        conditioning = self.network.conditioner(batch, drop)
+        output = self.network.denoiser(xt, t, conditioning)
+
+        target = self.objective.prediction.target(x0, noise, alpha, sigma)
+        weight = self.objective.weighting(alpha, sigma, self.objective.prediction)
+        return weight * (output - target).square().flatten(1).mean(1)
+
+    def denoise(self, network: ConditionalDenoiser, xt: Tensor, t: Tensor, conditioning: Conditioning) -> Prediction:
+        """x0 and noise as `network` predicts them at normalised latents xt (B, C, h, w) and times t (B,)."""
+        alpha, sigma = self.objective.schedule.coefficients(t)
+        output = network.denoiser(xt, t, conditioning).float()
+        prediction = self.objective.prediction.to_prediction(output, xt, alpha, sigma)
+        if not self.objective.clip_x0:
+            return prediction
+        low, high = self.autoencoder.normalized_range()
+        x0 = torch.minimum(torch.maximum(prediction.x0, low), high)
+        return Prediction(x0, (xt - expand(alpha, xt) * x0) / expand(sigma, xt))
+
+    @torch.inference_mode()
+    def sample(
+        self,
+        conditions: Batch,
+        seeds: Sequence[int],
+        latent_size: int,
+        sampler: Sampler,
+        guidance: Guidance,
+        network: ConditionalDenoiser | None = None,
+    ) -> Samples:
+        """One image for each seed, under `conditions`, a batch without images.
+
+        A picture depends on its seed, its condition and the weights only, not on the batch it was drawn in.
+        `latent_size` is the latent's side; `network` replaces the trained one, by its moving average for instance.
+        """
+        network = network or self.network
+        device = next(network.parameters()).device
+        conditioning = network.conditioner(conditions)
+        null = network.conditioner.null(len(seeds), device)
+        rows = 0
+
+        def evaluate(xt: Tensor, t: Tensor, told: Conditioning) -> Prediction:
+            nonlocal rows
+            rows += xt.shape[0]
+            return self.denoise(network, xt, t, told)
+
+        randn_like = PerSampleNoise(seeds)
+        shape = (len(seeds), self.autoencoder.latent_channels, latent_size, latent_size)
+        noise = randn_like(torch.empty(shape, device=device))
+        latents = sampler(
+            lambda xt, t: guidance(evaluate, xt, t, conditioning, null), noise, self.objective.schedule, randn_like
+        )
+        images = self.autoencoder.decode(self.autoencoder.denormalize(latents)).clamp(-1, 1)
+        return Samples(images, latents, rows / len(seeds))

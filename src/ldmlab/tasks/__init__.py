@@ -1,0 +1,37 @@
+"""What a user runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def run_task(command: str, config: dict[str, Any], overrides: list[str]) -> float | None:
+    """Runs a command on its resolved configuration; returns the run's headline value, for sweepers that optimise it.
+
+    Cheap checks come before the import of the task, which loads torch.
+    """
+    from ldmlab.tasks import checks
+
+    {"train-vae": checks.check_vae, "train-ldm": checks.check_ldm}.get(command, lambda _: None)(config)
+    if command in ("train-vae", "train-ldm"):
+        from ldmlab.tasks import train
+
+        run = (train.train_vae if command == "train-vae" else train.train_ldm)(config, overrides)
+        return headline_value(run.summary or {})
+    if command == "sample":
+        from ldmlab.tasks.sample import sample
+
+        sample(config)
+        return None
+    if command == "evaluate":
+        from ldmlab.tasks.evaluate import evaluate
+
+        return headline_value(evaluate(config))
+    raise ValueError(f"no task for command {command}")
+
+
+def headline_value(summary: dict[str, Any]) -> float | None:
+    """The kernel distance of generated images, or of reconstructions where nothing is generated."""
+    values = {name: metric["value"] for name, metric in summary.get("metrics", {}).items() if "/kid" in name}
+    generated = [value for name, value in values.items() if name.split("@")[1] not in ("real", "reconstruction")]
+    return generated[0] if generated else next(iter(values.values()), None)

@@ -1,0 +1,140 @@
+"""From configuration to objects: the one place where networks and algorithms are instantiated."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from ldmlab.autoencoders.base import Autoencoder
+from ldmlab.diffusion.guidance import Guidance
+from ldmlab.diffusion.samplers import Sampler
+from ldmlab.errors import UserError
+from ldmlab.modules.model import ConditionalDenoiser, LatentDiffusion, Objective
+from ldmlab.types import DataInfo, ImageData
+
+Config = dict[str, Any]
+
+
+def build(config: Config, option: str, **arguments: Any) -> Any:
+    """The object that a `_target_` config describes; what is wrong with it ends in a UserError that names `option`."""
+    try:
+        # what a run adds is passed by hand: Hydra would turn a dataclass among it into a config
+        return instantiate(config, _partial_=True)(**arguments) if arguments else instantiate(config)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{option}: {error}") from error
+    except InstantiationException as error:
+        cause = error.__cause__ or error
+        if isinstance(cause, UserError):
+            raise cause from error
+        message = str(cause).splitlines()[0]
+        raise UserError(message if message.startswith(option) else f"{option}: {message}") from error
+
+
+def build_data(config: Config) -> ImageData:
+    """The data set of a run."""
+    return build(config["data"], "data")
+
+
+def build_sampler(config: Config) -> Sampler:
+    """The sampler of a run."""
+    return build(config["sampler"], "sampler")
+
+
+def build_guidance(config: Config) -> Guidance:
+    """The guidance of a run."""
+    return build(config["guidance"], "guidance")
+
+
+def build_autoencoder(config: Config) -> Autoencoder:
+    """An untrained autoencoder."""
+    return build(config["autoencoder"]["network"], "autoencoder.network")
+
+
+def build_network(config: Config, info: DataInfo, latent_channels: int) -> ConditionalDenoiser:
+    """An untrained denoiser and its conditioner, for data described by `info`."""
+    conditioner = build(config["conditioner"], "conditioner", data=info)
+    denoiser = build(
+        config["denoiser"], "denoiser", in_channels=latent_channels, condition_width=conditioner.vector_width
+    )
+    return ConditionalDenoiser(denoiser, conditioner)
+
+
+def build_objective(config: Config) -> Objective:
+    """Path, prediction, times and weighting."""
+    parts = {
+        name: build(part, f"scheduler.{name}") if isinstance(part, dict) else part
+        for name, part in config["scheduler"].items()
+    }
+    try:
+        return Objective.from_names(**parts)
+    except (TypeError, ValueError) as error:
+        raise UserError(str(error)) from error
+
+
+def check_conditioner(config: Config, info: DataInfo) -> None:
+    """Raises UserError if the data lacks what the conditioner tells."""
+    from hydra.utils import get_class
+
+    problem = get_class(config["conditioner"]["_target_"]).problem_with(info)
+    if problem:
+        raise UserError(f"conditioner: {problem}; use conditioner=none or other data")
+
+
+def save_model(module: torch.nn.Module, folder: Path, description: Config) -> str:
+    """Writes model.safetensors and model.yaml, from which `load_*` build the module again; returns the fingerprint."""
+    weights = {name: tensor.contiguous() for name, tensor in module.state_dict().items()}
+    temporary = folder / ".model.safetensors"
+    save_file(weights, temporary)
+    temporary.replace(folder / "model.safetensors")
+    fingerprint = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    text = yaml.safe_dump({"fingerprint": fingerprint, **description}, sort_keys=False)
+    (folder / "model.yaml").write_text(text, encoding="utf-8")
+    return fingerprint
+
+
+def _load(run: Path, option: str) -> tuple[Config, dict[str, torch.Tensor]]:
+    weights, description = run / "checkpoints" / "model.safetensors", run / "checkpoints" / "model.yaml"
+    try:
+        return yaml.safe_load(description.read_text()), load_file(weights)
+    except (OSError, SafetensorError, yaml.YAMLError) as error:
+        raise UserError(
+            f"{option}: the model of {run} cannot be read ({str(error).splitlines()[0]}): train the run again"
+        ) from error
+
+
+def load_autoencoder(run: Path, option: str = "autoencoder_from") -> tuple[Autoencoder, str]:
+    """The trained autoencoder of a run, frozen, and its fingerprint."""
+    description, weights = _load(run, option)
+    autoencoder = build(description["autoencoder"], "autoencoder.network")
+    autoencoder.load_state_dict(weights, strict=True)
+    return autoencoder.requires_grad_(False).eval(), description["fingerprint"]
+
+
+def load_diffusion(run: Path, option: str = "from") -> tuple[LatentDiffusion, Config]:
+    """The trained model of a run, its network being the moving average, and its description."""
+    description, weights = _load(run, option)
+    info = info_from_dict(description["data"])
+    autoencoder = build(description["autoencoder"], "autoencoder.network")
+    network = build_network(description, info, autoencoder.latent_channels)
+    model = LatentDiffusion(autoencoder, network, build_objective(description))
+    model.load_state_dict(weights, strict=True)
+    return model.requires_grad_(False).eval(), description
+
+
+def info_to_dict(info: DataInfo) -> Config:
+    """A data set's description as plain containers."""
+    return json.loads(json.dumps(vars(info)))
+
+
+def info_from_dict(config: Config) -> DataInfo:
+    """The description that `info_to_dict` wrote."""
+    return DataInfo(**{key: tuple(value) if isinstance(value, list) else value for key, value in config.items()})

@@ -1,0 +1,1 @@
+"""The parts of `ldmlab compare`: reading runs, rows, tables, plots, the page."""

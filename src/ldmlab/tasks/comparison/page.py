@@ -1,0 +1,84 @@
+"""The comparison as one HTML file: no server, no script, nothing loaded from elsewhere."""
+
+from __future__ import annotations
+
+import base64
+import json
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+import jinja2
+from markupsafe import Markup
+
+from ldmlab.tasks.comparison.plots import plots_of, run_styles
+from ldmlab.tasks.comparison.runs import Findings, Run
+from ldmlab.tasks.comparison.tables import DataGroup, Table, count, distance
+
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+
+@dataclass(frozen=True)
+class Image:
+    """A PNG file inside the page, with its size in pixels."""
+
+    data: str
+    width: int
+    height: int
+
+    @classmethod
+    def read(cls, path: Path | None) -> Image | None:
+        """The image at `path`; None where there is none, or where the file is no PNG (cut short, for example)."""
+        content = path.read_bytes() if path else b""
+        if not content.startswith(PNG_SIGNATURE) or len(content) < 24:
+            return None
+        width, height = struct.unpack(">II", content[16:24])
+        return cls(base64.b64encode(content).decode("ascii"), width, height)
+
+
+def render_page(findings: Findings, groups: list[DataGroup]) -> str:
+    """The page as HTML text."""
+    runs = [run for group in groups for stage in ("diffusion", "autoencoder") for run in group.runs(stage)]
+    styles = run_styles(run for run in runs if run.stage == "diffusion")
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,  # names come from users
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.html.j2").render(
+        findings=findings,
+        groups=groups,
+        runs=runs,
+        styles=styles,
+        plots=lambda table: [(plot, Markup(plot.svg)) for plot in plots_of(table, styles)],
+        sample_grid=lambda run: Image.read(run.sample_grid()),
+        reconstruction_grid=lambda run: Image.read(run.reconstruction_grid()),
+        grid_caption=lambda run, group: _grid_caption(run, group),
+        best_sentence=_best_sentence,
+        manifest_text=lambda manifest: json.dumps(manifest, ensure_ascii=False, indent=None),
+        count=count,
+    )
+
+
+def _grid_caption(run: Run, group: DataGroup) -> str:
+    """Factor and quality of a run, for the line under its images."""
+    tables = group.diffusion if run.stage == "diffusion" else group.autoencoders
+    parts = [f"f{run.factor}"] if run.factor else []
+    for table in tables:
+        rows = [row for row in table.rows if row.run is run and row.kid]
+        if rows:
+            best = min(rows, key=lambda row: row.kid.value if row.kid else 0.0)
+            setting = f" ({best.setting})" if run.stage == "diffusion" else ""
+            parts.append(f"KID ×10³ {distance(best.kid)}{setting}")
+            break  # one yardstick is enough for a caption: that of the first table
+    return " · ".join(parts)
+
+
+def _best_sentence(table: Table) -> str:
+    best = table.best
+    if best is None or table.headline is None or len(table.rows) < 2:
+        return ""
+    name = "KID ×10³" if table.headline == "kid" else "Fréchet distance"
+    return f"Lowest {name}: {best.label}, {distance(best.quality(table.headline), table.headline)}."

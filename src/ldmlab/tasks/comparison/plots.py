@@ -1,0 +1,310 @@
+"""The plots of the page: quality against speed, against training cost and against compression, as inline SVG."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from ldmlab.tasks.comparison.rows import PREVIEW, REAL, RECONSTRUCTION, Headline, Row, best_row
+from ldmlab.tasks.comparison.runs import Measurement, Run
+from ldmlab.tasks.comparison.tables import Table
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's palette: told apart by colour-blind readers. Its yellow is left out: it cannot be seen on white.
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
+# Seven markers to six colours, so that no two of the first 42 runs look alike. Glyphs are for the legend.
+MARKERS = {"o": "●", "s": "■", "^": "▲", "D": "◆", "v": "▼", "P": "✚", "X": "✖"}
+
+_INK = "#010203"  # matplotlib knows no currentColor: this stands for it until the SVG is written
+
+_STYLE: dict[Any, Any] = {
+    "axes.edgecolor": _INK,
+    "axes.grid": True,
+    "axes.labelcolor": _INK,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "font.family": "sans-serif",
+    "font.size": 11.0,
+    "grid.alpha": 0.15,
+    "grid.color": _INK,
+    "svg.hashsalt": "ldmlab",  # the same runs give the same page
+    "svg.fonttype": "none",  # text stays text: the page's own font, selectable, small
+    "text.color": _INK,
+    "text.parse_math": False,  # a run may be called a$b$
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+}
+
+
+@dataclass(frozen=True)
+class RunStyle:
+    """How a run looks in every plot of a page."""
+
+    colour: str
+    marker: str
+
+    @property
+    def glyph(self) -> str:
+        """The marker as a character."""
+        return MARKERS[self.marker]
+
+
+@dataclass(frozen=True)
+class Plot:
+    """One figure: its SVG, what it shows, and the runs in its legend."""
+
+    title: str
+    svg: str
+    caption: str
+    runs: list[Run]
+
+
+def run_styles(runs: Iterable[Run]) -> dict[str, RunStyle]:
+    """A colour and a marker for each run, by label."""
+    markers = list(MARKERS)
+    return {run.label: RunStyle(COLOURS[i % len(COLOURS)], markers[i % len(markers)]) for i, run in enumerate(runs)}
+
+
+def plots_of(table: Table, styles: dict[str, RunStyle]) -> list[Plot]:
+    """The plots of one table of diffusion runs; those for which something was measured."""
+    if table.headline is None:
+        return []
+    drawn = [
+        _against_speed(table.rows, table.headline, styles),
+        _against_training(table.rows, table.headline, styles),
+        _against_factor(table.rows, table.headline, styles),
+    ]
+    return [plot for plot in drawn if plot]
+
+
+def training_curve(row: Row, headline: Headline) -> list[tuple[float, float]]:
+    """CPU minutes, the autoencoder's included, and KID ×10³ of a run's previews, in the order of training.
+
+    Fréchet distances of previews are at another N than the final one: there is no curve of them.
+    """
+    if headline != "kid" or row.kid is None:
+        return []
+    key = f"{row.kid.split}/{row.kid.quantity}@{PREVIEW}"
+    before = (row.run.cost_autoencoder or {}).get("cpu_seconds") or 0.0
+    return [
+        ((before + entry["cpu_seconds"]) / 60, entry[key] * _scale(headline))
+        for entry in row.run.history()
+        if all(isinstance(entry.get(k), int | float) and math.isfinite(entry[k]) for k in (key, "cpu_seconds"))
+    ]
+
+
+def _against_speed(rows: Sequence[Row], headline: Headline, styles: dict[str, RunStyle]) -> Plot | None:
+    points = [
+        _Point(row, speed, quality)
+        for row in rows
+        if (speed := row.speed("images_per_s")) and (quality := _finite(row.quality(headline)))
+    ]
+    if len(points) < 2:
+        return None  # a single point shows nothing that the table does not
+    with _drawing() as (figure, axes):
+        for run in _runs(points):
+            mine = sorted((p for p in points if p.row.run is run), key=lambda p: p.x)
+            _curve(axes, [p.x for p in mine], [p.y(headline) for p in mine], styles[run.label])
+            for point in mine:
+                _mark(axes, point, headline, styles[run.label])
+                if (nfe := point.row.manifest.get("nfe")) is not None:
+                    position = (point.x, point.y(headline))
+                    axes.annotate(str(nfe), position, (6, 5), textcoords="offset points", fontsize=9)
+        axes.set_xlabel("images / s (log scale)")
+        _log_x(axes, [p.x for p in points])
+        _quality_axis(axes, headline, [p.y(headline) for p in points])
+        svg = _svg(figure)
+    caption = "A point for each sampler setting, its NFE beside it. Best is down and to the right."
+    return Plot("Quality against speed", svg, caption, _runs(points))
+
+
+def _against_training(rows: Sequence[Row], headline: Headline, styles: dict[str, RunStyle]) -> Plot | None:
+    points = [
+        _Point(row, row.cpu_minutes, quality)
+        for row in _best_of_each_run(rows, headline)
+        if row.cpu_minutes and (quality := _finite(row.quality(headline)))
+    ]
+    curves = [training_curve(p.row, headline) for p in points]
+    if len(points) < 2 and not any(curves):
+        return None
+    with _drawing() as (figure, axes):
+        for point, curve in zip(points, curves, strict=True):
+            style = styles[point.row.run.label]
+            if curve:
+                _curve(axes, [x for x, _ in curve], [y for _, y in curve], style)
+            _mark(axes, point, headline, style)
+        drawn = [(p.x, p.y(headline)) for p in points] + [xy for curve in curves for xy in curve]
+        xs = [x for x, _ in drawn]
+        if min(xs) > 0 and max(xs) > 10 * min(xs):
+            _log_x(axes, xs)
+        else:
+            axes.set_xlim(left=0)
+        axes.set_xlabel("training with autoencoder (CPU minutes)")
+        _quality_axis(axes, headline, [y for _, y in drawn])
+        svg = _svg(figure)
+    caption = "The finished run with its best sampler setting."
+    if any(curves):
+        caption += " Thin lines: previews while training, from fewer samples and with the preview's sampler."
+    return Plot("Quality against training cost", svg, caption, _runs(points))
+
+
+def _against_factor(rows: Sequence[Row], headline: Headline, styles: dict[str, RunStyle]) -> Plot | None:
+    points = [
+        _Point(row, row.run.factor, quality)
+        for row in _best_of_each_run(rows, headline)
+        if row.run.factor and (quality := _finite(row.quality(headline)))
+    ]
+    if len(points) < 2:
+        return None
+    with _drawing() as (figure, axes):
+        best: dict[float, float] = {}
+        for point in points:
+            best[point.x] = min(best.get(point.x, math.inf), point.y(headline))
+        axes.plot(sorted(best), [best[x] for x in sorted(best)], color=_INK, alpha=0.4, linewidth=1.2)
+        heights = [p.y(headline) for p in points]
+        for detail, name, line in ((RECONSTRUCTION, "floor: reconstruction", "--"), (REAL, "floor: real images", ":")):
+            heights += _draw_floor(axes, points, headline, detail, name, line)
+        for point in points:
+            _mark(axes, point, headline, styles[point.row.run.label])
+        axes.set_xscale("log", base=2)
+        axes.set_xlim(min(best) / 1.5, max(best) * 1.5)
+        axes.set_xticks(sorted(best), [f"f{x:g}" for x in sorted(best)])
+        axes.minorticks_off()
+        axes.set_xlabel("downsampling factor (f1 is pixels)")
+        _quality_axis(axes, headline, heights)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(frameon=False, fontsize=9)
+        svg = _svg(figure)
+    caption = (
+        "Each run with its best sampler setting; the line joins the best run of each factor. Under it, what the "
+        "autoencoder alone costs, and the distance between two halves of the real images."
+    )
+    return Plot("Quality against compression", svg, caption, _runs(points))
+
+
+@dataclass(frozen=True)
+class _Point:
+    row: Row
+    x: float
+    quality: Measurement
+
+    def y(self, headline: Headline) -> float:
+        return self.quality.value * _scale(headline)
+
+    def error(self, headline: Headline) -> float:
+        return (self.quality.standard_error or 0.0) * _scale(headline)
+
+
+def _scale(headline: Headline) -> float:
+    return 1e3 if headline == "kid" else 1.0  # kernel distances are shown in thousandths, as in the tables
+
+
+def _finite(measurement: Measurement | None) -> Measurement | None:
+    return measurement if measurement and math.isfinite(measurement.value) else None
+
+
+def _runs(points: Sequence[_Point]) -> list[Run]:
+    return list({p.row.run.label: p.row.run for p in points}.values())
+
+
+def _best_of_each_run(rows: Sequence[Row], headline: Headline) -> list[Row]:
+    labels = dict.fromkeys(row.run.label for row in rows)
+    bests = (best_row([row for row in rows if row.run.label == label], headline) for label in labels)
+    return [row for row in bests if row]
+
+
+def _draw_floor(
+    axes: Axes, points: Sequence[_Point], headline: Headline, detail: str, name: str, line: str
+) -> list[float]:
+    """Draws one floor as a line over the factors; the heights drawn."""
+    by_factor: dict[float, list[float]] = {}
+    for point in points:
+        if floor := _finite(point.row.floor(headline, detail)):
+            by_factor.setdefault(point.x, []).append(floor.value * _scale(headline))
+    if not by_factor:
+        return []
+    xs = sorted(by_factor)
+    ys = [fmean(by_factor[x]) for x in xs]
+    if detail == REAL:  # a property of the data, the same for any factor: across the whole plot
+        axes.axhline(fmean(ys), color=_INK, alpha=0.8, linestyle=line, label=name)
+    else:
+        axes.plot(xs, ys, color=_INK, alpha=0.8, linestyle=line, marker="_", markersize=12, label=name)
+    return ys
+
+
+def _curve(axes: Axes, xs: Sequence[float], ys: Sequence[float], style: RunStyle) -> None:
+    axes.plot(xs, ys, color=style.colour, alpha=0.6, linewidth=1.2)
+
+
+def _mark(axes: Axes, point: _Point, headline: Headline, style: RunStyle) -> None:
+    axes.errorbar(
+        point.x,
+        point.y(headline),
+        yerr=point.error(headline) or None,
+        color=style.colour,
+        marker=style.marker,
+        markersize=8,
+        linestyle="none",
+        capsize=3,
+        zorder=3,
+    )
+
+
+def _log_x(axes: Axes, xs: Sequence[float]) -> None:
+    axes.set_xscale("log")
+    axes.set_xlim(min(xs) / 1.5, max(xs) * 1.5)
+    _log_ticks(axes.xaxis, max(xs) / min(xs))
+
+
+def _log_ticks(axis: Axis, span: float) -> None:
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    # powers of ten alone would leave a short axis with one tick or none
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if span < 200 else (1,)))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(lambda value, _: f"{value:g}")
+
+
+def _quality_axis(axes: Axes, headline: Headline, ys: Sequence[float]) -> None:
+    """Logarithmic where distances span more than a factor of twenty; an unbiased KID may be negative, then linear."""
+    name = "KID ×10³" if headline == "kid" else "Fréchet distance"
+    if min(ys) > 0 and max(ys) > 20 * min(ys):
+        axes.set_yscale("log")
+        axes.set_ylim(min(ys) / 1.5, max(ys) * 1.5)
+        _log_ticks(axes.yaxis, max(ys) / min(ys))
+        name += ", log scale"
+    else:
+        axes.set_ylim(bottom=min(0.0, *ys, axes.get_ylim()[0]))
+    axes.set_ylabel(f"{name} (lower is better)")
+
+
+@contextmanager
+def _drawing() -> Iterator[tuple[Figure, Axes]]:
+    import matplotlib  # imported when a plot is wanted: `ldmlab --help` should not wait for it
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(4.7, 3.7), layout="constrained")
+        yield figure, figure.subplots()
+
+
+def _svg(figure: Figure) -> str:
+    buffer = io.StringIO()
+    # no metadata: it would carry a date, and the addresses of vocabularies
+    figure.savefig(
+        buffer, format="svg", transparent=True, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    )
+    svg = buffer.getvalue()
+    opening, rest = svg[svg.index("<svg") :].split(">", 1)
+    opening = re.sub(r' (width|height)="[^"]*"', "", opening)  # the view box stays, and the page decides the size
+    return f"{opening}>{rest}".replace(_INK, "currentColor")

@@ -1,0 +1,109 @@
+"""Images from a trained run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from torch import Tensor
+
+from ldmlab.callbacks.pictures import save_grid
+from ldmlab.errors import UserError
+from ldmlab.metrics.extractors import to_uint8
+from ldmlab.tasks import build, measure
+from ldmlab.tasks.console import say, track
+from ldmlab.tasks.run import read_run
+from ldmlab.types import Batch
+
+Config = dict[str, Any]
+
+
+def with_overrides(trained: Config, asked: Config) -> Config:
+    """A sampler or guidance config: another one if `asked` names it, else the trained one with what `asked` sets."""
+    if asked.get("_target_"):
+        return asked
+    changes = {key: value for key, value in asked.items() if value is not None}
+    unknown = [key for key in changes if key not in trained]
+    if unknown:
+        target = trained["_target_"].rsplit(".", 1)[-1]
+        raise UserError(
+            f"{unknown[0]}: the run's own {target} has no such setting; choose another with sampler=/guidance="
+        )
+    return {**trained, **changes}
+
+
+def parse_labels(asked: Any, class_names: tuple[str, ...], n: int) -> list[int]:
+    """n class numbers from a name, a number, a list of either, or None for all in turn."""
+    if asked is None:
+        return [i % len(class_names) for i in range(n)]
+    labels = []
+    for label in asked if isinstance(asked, list) else [asked]:
+        if str(label) in class_names:
+            labels.append(class_names.index(str(label)))
+        elif str(label).isdigit() and int(label) < len(class_names):
+            labels.append(int(label))
+        else:
+            some = ", ".join(class_names[:8]) + (", ..." if len(class_names) > 8 else "")
+            raise UserError(f"label: there is no class '{label}'; classes are 0 to {len(class_names) - 1}: {some}")
+    return [labels[i % len(labels)] for i in range(n)]
+
+
+def sample(config: Config) -> Path:
+    """Writes n PNGs, each with its making in its metadata, and a grid; returns their folder."""
+    if config["n"] < 1:
+        raise UserError(f"n: at least one image, not {config['n']}")
+    run = read_run(config["from"], "diffusion", "from")
+    model, description = build.load_diffusion(run.path)
+    sampler_config = with_overrides(description["sampler"], config["sampler"])
+    guidance_config = with_overrides(description["guidance"], config["guidance"])
+    sampler = build.build(sampler_config, "sampler")
+    guidance = build.build(guidance_config, "guidance")
+    info = build.info_from_dict(description["data"])
+    device = torch.accelerator.current_accelerator() or torch.device("cpu")
+    model.to(device)
+
+    labels: list[int] | None = None
+    name = "samples"
+    if info.num_classes and model.network.conditioner.vector_width:
+        labels = parse_labels(config["label"], info.class_names, config["n"])
+        name = (
+            "all" if config["label"] is None else str(config["label"]).strip("[]'").replace(" ", "-").replace("/", "_")
+        )
+    elif config["label"] is not None:
+        raise UserError("label: this model was not trained with class labels")
+
+    folder = Path(config["output"]) if config["output"] else run.samples / f"{name}-seed{config['seed']}"
+    folder.mkdir(parents=True, exist_ok=True)
+    size = info.image_size // model.autoencoder.downsampling_factor
+    images: list[Tensor] = []
+    starts = range(0, config["n"], config["batch_size"])
+    for start in track(starts, len(starts), f"sampling {config['n']} images"):
+        rows = range(start, min(start + config["batch_size"], config["n"]))
+        conditions: Batch = {} if labels is None else {"label": torch.tensor([labels[i] for i in rows], device=device)}
+        seeds = [measure.seed_of(config["seed"], row) for row in rows]
+        drawn = model.sample(conditions, seeds, size, sampler, guidance).images.cpu()
+        for row, image in zip(rows, drawn, strict=True):
+            making = {
+                "run": str(run),
+                "model": description["fingerprint"],
+                "seed": f"{config['seed']}/{row}",
+                "label": None if labels is None else info.class_names[labels[row]],
+                "sampler": sampler_config,
+                "guidance": guidance_config,
+            }
+            save_png(image, folder / f"{row:05d}.png", making)
+        images.append(drawn)
+    save_grid(torch.cat(images), folder / "grid.png", columns=min(8, config["n"]))
+    say(f"{config['n']} images in {folder}, together in {folder / 'grid.png'}")
+    return folder
+
+
+def save_png(image: Tensor, path: Path, making: Config) -> None:
+    """An image (3, H, W) in [-1, 1] as a PNG that says how it was made."""
+    text = PngInfo()
+    text.add_itxt("ldmlab", json.dumps(making))
+    Image.fromarray(to_uint8(image[None])[0].permute(1, 2, 0).numpy()).save(path, pnginfo=text)

@@ -1,0 +1,94 @@
+"""The data that travels between parts. Every part may import this file; it imports torch alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+Batch = dict[str, Any]
+"""One batch of data, as the data loader yields it.
+
+| key | value |
+|---|---|
+| `image` | float (B, 3, H, W) in [-1, 1] |
+| `label` | int64 (B,), optional |
+| `caption` | list of B strings, optional |
+| `semantic` | int64 (B, H, W), optional |
+| `boxes` | float (B, K, 4) in [0, 1], corners x0 y0 x1 y1, optional |
+| `box_labels` | int64 (B, K), -1 where there is no box, optional |
+
+Cached latents take the place of `image` with `latent_mean` and `latent_std`, both float (B, C, h, w).
+"""
+
+
+@dataclass(frozen=True)
+class DataInfo:
+    """What a data set tells the rest of the lab about itself.
+
+    `class_names` is empty for unlabelled data. `fingerprint` is a hexadecimal digest that changes whenever the
+    images or their preparation change; caches are keyed by it.
+    """
+
+    name: str
+    image_size: int
+    fingerprint: str
+    class_names: tuple[str, ...] = ()
+    semantic_classes: tuple[str, ...] = ()
+    box_classes: tuple[str, ...] = ()
+    has_captions: bool = False
+
+    @property
+    def num_classes(self) -> int:
+        """Number of class labels, 0 for unlabelled data."""
+        return len(self.class_names)
+
+
+class ImageSource(Protocol):
+    """One split of a data set, read a batch at a time."""
+
+    def __len__(self) -> int: ...
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        """The images at `indices`, with whatever else the data set knows of them, as one batch."""
+        ...
+
+
+class ImageData(Protocol):
+    """A data set: what a config in `conf/data` builds."""
+
+    @property
+    def info(self) -> DataInfo: ...
+
+    def split(self, name: str) -> ImageSource:
+        """The split `name`, either "train" or "val"."""
+        ...
+
+
+@dataclass
+class Conditioning:
+    """What a model is told, by the route on which it enters the denoiser.
+
+    | route | shape | enters by |
+    |---|---|---|
+    | `vector` | (B, D) | adaptive norm, beside the time embedding |
+    | `tokens` | (B, T, D), with `token_mask` bool (B, T), True where there is a token | attention |
+    | `spatial` | (B, C, h, w) | concatenation to the noisy latent |
+    | `raw` | anything | nowhere: kept for the record |
+    """
+
+    vector: Tensor | None = None
+    tokens: Tensor | None = None
+    token_mask: Tensor | None = None
+    spatial: Tensor | None = None
+    raw: dict[str, Any] = field(default_factory=dict)
+
+    def concatenate(self, other: Conditioning) -> Conditioning:
+        """Both conditionings as one batch (2B, ...); they must hold the same routes."""
+        routes = ("vector", "tokens", "token_mask", "spatial")
+        pairs = {name: (getattr(self, name), getattr(other, name)) for name in routes}
+        present = {name: torch.cat(pair) for name, pair in pairs.items() if pair[0] is not None}
+        return Conditioning(**present)

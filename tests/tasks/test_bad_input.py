@@ -1,0 +1,139 @@
+"""What users get wrong ends in one line and exit code 2, before training starts, and damages nothing."""
+
+import io
+import subprocess
+import sys
+import time
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from tiny import TINY_LDM, TINY_VAE
+
+from ldmlab.modules.autoencoder import AutoencoderModule
+from ldmlab.modules.latent_diffusion import LatentDiffusionModule
+
+
+@pytest.fixture(autouse=True)
+def _no_training(monkeypatch):
+    for module in (AutoencoderModule, LatentDiffusionModule):
+        monkeypatch.setattr(module, "training_step", lambda *_: pytest.fail("training started"))
+
+
+def png(size=16):
+    stream = io.BytesIO()
+    Image.new("RGB", (size, size), (200, 30, 30)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def write_parquet(folder, images, **columns):
+    folder.mkdir()
+    rows = {"image": [{"bytes": image, "path": None} for image in images], **columns}
+    pq.write_table(pa.table(rows), folder / "train.parquet")
+    pq.write_table(pa.table(rows), folder / "test.parquet")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["train-ldm", "downsampling=f3"], "downsampling=f3: there is no such option"),
+        (["train-ldm", "batch_sise=3"], "unknown key 'batch_sise'; did you mean batch_size?"),
+        (["train-ldm", "scheduler.predicton=v"], "did you mean scheduler.prediction?"),
+        (["train-ldm", "scheduler.prediction=x0"], "scheduler.prediction is one of epsilon, v, velocity"),
+        (["train-ldm", "experiment=demoo"], "did you mean demo?"),
+        (["train-vae", "data.image_size=30"], "data.image_size: 30 is not divisible by the downsampling factor 4"),
+        (["train-ldm", "data.image_size=20"], "levels cannot halve"),
+        (["train-vae", "data=imagefolder", "data.path=nowhere"], "no such folder"),
+        (["train-vae", "data=parquet"], "data.path is needed and not set"),
+        (["train-vae", "downsampling=f1"], "f1 is the identity"),
+        (["train-ldm", "budget.cpu_seconds=null"], "budget: no limit is set"),
+        (["train-ldm", "budget.cpu_seconds=0"], "a positive number"),
+        (["train-ldm", "autoencoder_share=1.5"], "autoencoder_share"),
+        (["train-ldm", "autoencoder_from=runs/none"], "autoencoder_from: no such run"),
+        (["train-ldm", "sampler=ddpm", "sampler.variance=huge", "downsampling=f1"], "sampler.variance"),
+        (["train-ldm", "denoiser.chanels=3"], "did you mean denoiser.channels?"),
+        (["sample", "from=runs/none"], "from: no such run"),
+        (["sample"], "from is needed and not set"),
+        (["trian-ldm"], "did you mean train-ldm"),
+        (["compare", "nowhere"], "nowhere"),
+    ],
+)
+def test_one_line_names_the_mistake(ldmlab, arguments, said):
+    assert said in ldmlab.error(*arguments)
+    assert not (ldmlab.folder / "runs").exists() or not list((ldmlab.folder / "runs").glob("*/*/config.yaml"))
+
+
+def test_an_empty_folder(ldmlab):
+    (ldmlab.folder / "empty").mkdir()
+    assert "empty" in ldmlab.error("train-vae", "data=imagefolder", "data.path=empty", "data.image_size=16")
+
+
+def test_a_corrupt_image_is_named(ldmlab):
+    write_parquet(ldmlab.folder / "d", [png(), b"not an image", png()])
+    said = ldmlab.error("train-vae", "data=parquet", "data.path=d", "data.image_size=16")
+    assert "train.parquet row 1" in said
+    assert "data.corrupt=skip" in said
+
+
+def test_class_conditioning_on_data_without_labels(ldmlab):
+    write_parquet(ldmlab.folder / "d", [png()] * 3)
+    said = ldmlab.error("train-ldm", "data=parquet", "data.path=d", "data.image_size=16")
+    assert "has no class labels" in said
+    assert "conditioner=none" in said
+
+
+@pytest.mark.slow
+def test_an_autoencoder_for_another_factor(copy_of_trained, ldmlab):
+    said = ldmlab.error("train-ldm", "autoencoder_from=runs/t/vae-f4", "downsampling=f8")
+    assert "was trained for f4" in said
+
+
+@pytest.mark.slow
+def test_a_diffusion_run_is_no_autoencoder(copy_of_trained, ldmlab):
+    assert "diffusion stage" in ldmlab.error("train-ldm", "autoencoder_from=runs/t/ldm-f4")
+
+
+@pytest.mark.slow
+def test_a_checkpoint_cut_in_half_is_named_and_kept(copy_of_trained, ldmlab):
+    run = copy_of_trained / "vae-f4"
+    (run / "summary.json").unlink()
+    checkpoint = run / "checkpoints" / "last.ckpt"
+    checkpoint.write_bytes(checkpoint.read_bytes()[: checkpoint.stat().st_size // 2])
+    half = checkpoint.read_bytes()
+    said = ldmlab.error("train-vae", "study=t", "name=vae-f4", *TINY_VAE)
+    assert "last.ckpt is damaged or cut off" in said
+    assert checkpoint.read_bytes() == half
+
+
+@pytest.mark.slow
+def test_an_autoencoder_whose_weights_are_cut_in_half(copy_of_trained, ldmlab):
+    weights = copy_of_trained / "vae-f4" / "checkpoints" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    said = ldmlab.error("train-ldm", "study=u", "autoencoder_from=runs/t/vae-f4", *TINY_LDM)
+    assert "cannot be read" in said
+    assert not (ldmlab.folder / "runs" / "u" / "ldm-f4" / "summary.json").exists()
+
+
+def seconds(*arguments):
+    start = time.process_time(), time.perf_counter()
+    result = subprocess.run([sys.executable, "-m", "ldmlab", *arguments], capture_output=True, text=True)
+    return result, time.perf_counter() - start[1]
+
+
+def test_help_and_config_errors_do_not_wait_for_torch():
+    code = (
+        "import sys; sys.argv = ['ldmlab', 'train-ldm', 'batch_sise=3']\n"
+        "from ldmlab.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as stop: assert stop.code == 2\n"
+        "assert 'hydra' in sys.modules and 'torch' not in sys.modules and 'lightning' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    result, took = seconds("--help")
+    assert result.returncode == 0
+    assert "train-ldm" in result.stdout
+    assert took < 1
+    result, took = seconds("train-ldm", "budget.cpu_seconds=-1")
+    assert result.returncode == 2
+    assert took < 4

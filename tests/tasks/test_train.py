@@ -1,0 +1,183 @@
+"""Both stages through the real commands."""
+
+import json
+import os
+import signal
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from tiny import TINY_F1, TINY_LDM, TINY_VAE
+
+from ldmlab.modules.autoencoder import AutoencoderModule
+from ldmlab.modules.latent_diffusion import LatentDiffusionModule
+from ldmlab.tasks import build
+
+pytestmark = pytest.mark.slow
+
+
+def weights(run):
+    return load_file(run / "checkpoints" / "model.safetensors")
+
+
+def test_a_run_leaves_behind_what_the_design_says(trained):
+    run = trained / "runs" / "t" / "ldm-f4"
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["stage"] == "diffusion"
+    assert summary["cost"]["steps"] == 12
+    assert summary["cost"]["images"] == 96
+    assert summary["cost"]["flops"] > 0
+    assert summary["cost_autoencoder"]["steps"] == 6
+    assert {
+        "val/kid_lite0_32@euler2",
+        "val/fd_lite0_32@euler2",
+        "val/kid_lite0_32@real",
+        "val/kid_lite0_32@reconstruction",
+        "val/recon_psnr",
+        "val/recon_ssim",
+        "speed/images_per_s@euler2",
+        "speed/latency_s@euler2",
+        "speed/decode_images_per_s@euler2",
+        "speed/peak_memory_mb@euler2",
+    } <= set(summary["metrics"])
+    manifest = summary["metrics"]["val/kid_lite0_32@euler2"]["manifest"]
+    assert manifest["samples"] == manifest["reference_samples"] == 12
+    assert manifest["nfe"] == 4  # two steps, guided
+    assert (run / "samples" / "final.png").exists()
+    assert len(list((run / "samples").glob("samples-*.png"))) == 1
+    assert yaml.safe_load((run / "config.yaml").read_text())["scheduler"]["prediction"] == "velocity"
+    assert yaml.safe_load((run / "overrides.yaml").read_text())["command"] == "train-ldm"
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["val/kid_lite0_32@euler2"] == summary["metrics"]["val/kid_lite0_32@euler2"]["value"]
+    assert json.loads((run / "versions.json").read_text())["versions"]["torch"] == torch.__version__.split("+")[0]
+
+
+def test_a_saved_model_is_the_moving_average_and_loads_by_itself(trained):
+    run = trained / "runs" / "t" / "ldm-f4"
+    model, description = build.load_diffusion(run)
+    checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    averaged = checkpoint["ema.average.denoiser.conv_in.weight"]
+    assert torch.equal(model.network.denoiser.conv_in.weight, averaged)
+    assert not torch.equal(checkpoint["model.network.denoiser.conv_in.weight"], averaged)
+    assert description["data"]["name"] == "shapes"
+    vae = weights(trained / "runs" / "t" / "vae-f4")
+    assert torch.equal(model.autoencoder.latent_std, vae["latent_std"])
+
+
+def test_a_complete_run_is_not_trained_again(copy_of_trained, ldmlab, monkeypatch):
+    monkeypatch.setattr(LatentDiffusionModule, "training_step", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(AutoencoderModule, "training_step", lambda *_: pytest.fail("trained again"))
+    before = (copy_of_trained / "ldm-f4" / "summary.json").read_bytes()
+    same = ["study=t", "name=ldm-f4", "autoencoder_from=runs/t/vae-f4", *TINY_LDM]
+    assert ldmlab("train-ldm", *same) == 0
+    assert "done already" in ldmlab.said.err
+    assert (copy_of_trained / "ldm-f4" / "summary.json").read_bytes() == before
+
+
+def test_a_name_that_is_taken_by_other_settings_is_refused(copy_of_trained, ldmlab):
+    before = (copy_of_trained / "ldm-f4" / "summary.json").read_bytes()
+    said = ldmlab.error(
+        "train-ldm", "study=t", "name=ldm-f4", "autoencoder_from=runs/t/vae-f4", *TINY_LDM, "ema_gamma=3"
+    )
+    assert "ema_gamma: 12, now 3" in said
+    assert (copy_of_trained / "ldm-f4" / "summary.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("command", "module", "options", "name"),
+    [
+        ("train-vae", AutoencoderModule, TINY_VAE, "vae-f4"),
+        ("train-ldm", LatentDiffusionModule, TINY_F1, "ldm-f1"),
+    ],
+)
+@pytest.mark.parametrize("how", ["signal", "crash"])
+def test_a_run_stopped_in_the_middle_and_resumed_ends_with_bitwise_the_same_weights(
+    command, module, options, name, how, ldmlab, monkeypatch
+):
+    options = [*options, f"name={name}", "trainer.checkpoint_steps=2"]
+    assert ldmlab(command, "study=whole", *options) == 0
+
+    step = module.training_step
+
+    def stopped(self, batch, index):
+        if self.global_step == 3:
+            if how == "crash":
+                raise RuntimeError("power cut")
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(self, batch, index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "training_step", stopped)
+        if how == "crash":
+            with pytest.raises(RuntimeError, match="power cut"):
+                ldmlab(command, "study=cut", *options)
+        else:
+            assert ldmlab(command, "study=cut", *options) == 130
+            assert "goes on from there" in ldmlab.said.err
+    assert not (ldmlab.folder / "runs/cut" / name / "summary.json").exists()
+    assert ldmlab(command, "study=cut", *options) == 0
+
+    whole, cut = (ldmlab.folder / "runs" / study / name for study in ("whole", "cut"))
+    for key, value in weights(whole).items():
+        assert torch.equal(value, weights(cut)[key]), key
+    raw = [torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"] for run in (whole, cut)]
+    assert all(torch.equal(value, raw[1][key]) for key, value in raw[0].items())
+    costs = [json.loads((run / "summary.json").read_text())["cost"] for run in (whole, cut)]
+    assert costs[0]["images"] == costs[1]["images"]
+    assert costs[0]["flops"] == costs[1]["flops"]
+
+
+def test_f1_runs_on_the_same_code_without_an_autoencoder_run(ldmlab):
+    assert ldmlab("train-ldm", "study=t", "name=pixels", *TINY_F1, "scheduler=linear", "sampler=ddpm") == 0
+    assert [path.name for path in (ldmlab.folder / "runs/t").iterdir() if path.is_dir()] == ["pixels"]
+    summary = json.loads((ldmlab.folder / "runs/t/pixels/summary.json").read_text())
+    assert summary["cost_autoencoder"] is None
+    assert summary["metrics"]["speed/nfe@ddpm2"]["value"] == 4
+    model, _ = build.load_diffusion(ldmlab.folder / "runs/t/pixels")
+    assert (model.autoencoder.latent_std - 1).abs().min() > 0.1  # measured, not left at its default
+
+
+def test_a_sweep_trains_an_autoencoder_for_each_factor_once_and_compares(ldmlab, monkeypatch):
+    assert ldmlab("train-ldm", "-m", "study=s", "name=${downsampling.name}", "downsampling=f2,f4", *TINY_LDM) == 0
+    study = ldmlab.folder / "runs/s"
+    assert (study / "comparison.html").exists()
+    costs = {name: json.loads((study / name / "summary.json").read_text()) for name in ("f2", "f4")}
+    # the budget of 12 steps covers both stages
+    assert all(cost["cost_autoencoder"]["steps"] + cost["cost"]["steps"] == 12 for cost in costs.values())
+    assert len(list(study.glob("vae-f2*"))) == len(list(study.glob("vae-f4*"))) == 1
+
+    # another study of diffusion on the same autoencoder: neither it nor its latents are made again
+    monkeypatch.setattr(AutoencoderModule, "training_step", lambda *_: pytest.fail("trained again"))
+    caches = set((ldmlab.folder / "runs" / ".cache" / "latents").iterdir())
+    assert ldmlab("train-ldm", "study=s", "scheduler=cosine", *TINY_LDM) == 0
+    assert len(list(study.glob("ldm-f4*scheduler=cosine*"))) == 1
+    assert set((ldmlab.folder / "runs" / ".cache" / "latents").iterdir()) == caches
+
+
+def test_an_experiment_file_may_be_a_sweep(ldmlab, tmp_path, monkeypatch):
+    folder = tmp_path / "experiments"
+    folder.mkdir()
+    (folder / "two.yaml").write_text(
+        "defaults:\n  - override /sampler: ddim\nstudy: two\nname: ${downsampling.name}-${seed}\n"
+        "hydra: {mode: MULTIRUN, sweeper: {params: {seed: '0,1'}}}\n"
+    )
+    import ldmlab.hydra_app as app
+
+    original = app.find_folder
+    monkeypatch.setattr(app, "find_folder", lambda name: folder if name == "experiments" else original(name))
+    assert ldmlab("train-ldm", "experiment=two", *TINY_F1) == 0
+    metrics = json.loads((ldmlab.folder / "runs/two/f1-1/summary.json").read_text())["metrics"]
+    assert "val/kid_lite0_32@ddim2" in metrics
+    assert (ldmlab.folder / "runs/two/f1-0/summary.json").exists()
+    (folder / "two.yaml").write_text("study: two\nbatch_sise: 3\n")
+    assert "unknown key 'batch_sise'; did you mean batch_size?" in ldmlab.error("train-ldm", "experiment=two", *TINY_F1)
+
+
+def test_a_budget_may_be_images_or_flops(ldmlab):
+    assert ldmlab("train-ldm", "study=t", "name=a", *TINY_F1, "budget.steps=null", "budget.images=24") == 0
+    cost = json.loads((ldmlab.folder / "runs/t/a/summary.json").read_text())["cost"]
+    assert cost["steps"] == 3
+    flops = cost["flops"] * 1.01
+    assert ldmlab("train-ldm", "study=t", "name=b", *TINY_F1, "budget.steps=null", f"budget.flops={flops}") == 0
+    assert json.loads((ldmlab.folder / "runs/t/b/summary.json").read_text())["cost"]["steps"] == 4

@@ -1,0 +1,37 @@
+"""Settings of runs small enough for tests: 16 px shapes, a few steps, one thread."""
+
+TINY_DATA = ["data.image_size=16", "data.train_images=64", "data.val_images=32"]
+TINY_COMMON = [
+    "logger=files",
+    "budget.cpu_seconds=null",
+    "metrics.samples=12",
+    "metrics.sampling_batch=4",
+    "metrics.latency_repeats=1",
+    "metrics.features.input_size=32",
+    "trainer.lightning.accelerator=cpu",
+    "trainer.threads=1",
+    "trainer.grids=1",
+    "autoencoder.network.channels=16",
+    "autoencoder.batch_size=8",
+]
+TINY_VAE = [*TINY_DATA, *TINY_COMMON, "budget.steps=6"]
+TINY_F1 = [
+    *TINY_DATA,
+    *[option for option in TINY_COMMON if not option.startswith("autoencoder.")],
+    "downsampling=f1",
+    "budget.steps=6",
+    "batch_size=8",
+    "denoiser.channels=16",
+    "denoiser.head_channels=8",
+    "sampler.steps=2",
+]
+TINY_LDM = [
+    *TINY_DATA,
+    *TINY_COMMON,
+    "budget.steps=12",
+    "autoencoder_share=0.5",
+    "batch_size=8",
+    "denoiser.channels=16",
+    "denoiser.head_channels=8",
+    "sampler.steps=2",
+]
