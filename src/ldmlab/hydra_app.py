@@ -136,7 +136,7 @@ def all_keys(tree: Any, prefix: str = "") -> list[str]:
 
 
 def suggestion(key: str, known: Any) -> str:
-    """"; did you mean ...?" for a misspelt dotted key, empty where nothing is near."""
+    """ "; did you mean ...?" for a misspelt dotted key, empty where nothing is near."""
     candidates = all_keys(known)
     same_leaf = [name for name in candidates if name.split(".")[-1] == key.split(".")[-1]]
     close = difflib.get_close_matches(key, candidates, n=1, cutoff=0.6) or same_leaf[:1]

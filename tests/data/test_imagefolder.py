@@ -124,11 +124,13 @@ def test_brackets_in_a_path_are_no_pattern(tmp_path):
     assert content(open_data(tmp_path / "set [64]", val_split="train").split("train")) == [(1,), (2,)]
 
 
-def test_other_files_are_left_alone(root):
+def test_other_and_hidden_files_are_left_alone(root):
     save(root, 1, 2)
+    before = open_data(root).info.fingerprint
     (root / "notes.txt").write_text("hello")
     (root / ".hidden.png").write_bytes(CORRUPT)
     assert len(open_data(root, val_split="train").split("train")) == 2
+    assert open_data(root).info.fingerprint == before
 
 
 def test_corrupt_file_is_named(root):

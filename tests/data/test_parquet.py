@@ -71,6 +71,11 @@ def test_files_in_other_subfolders_are_not_mixed_in(folder):
     assert len(open_data(folder).split("train")) == 10
 
 
+def test_split_takes_no_file_whose_first_word_only_begins_alike(folder):
+    write_parquet(folder / "trainer.parquet", pngs(2, 50))
+    assert numbers(open_data(folder).split("train")) == list(range(10))
+
+
 def test_files_may_lie_in_a_subfolder_named_data(folder):
     assert numbers(open_data(folder.parent).split("val")) == [100, 101, 102]
 
@@ -328,17 +333,21 @@ def test_single_image_cannot_be_shared_out(tmp_path):
         open_data(write_parquet(tmp_path / "train.parquet", pngs(1))).split("train")
 
 
-@pytest.mark.parametrize("damage", ["no parquet", "cut", "page"])
-def test_damaged_file_is_named_in_one_line(folder, damage):
+@pytest.mark.parametrize("damage", ["no parquet", "cut"])
+def test_damaged_file_is_named_before_work_starts(folder, damage):
     path = folder / "test.parquet"
     content = path.read_bytes()
-    broken = {
-        "no parquet": b"hello",
-        "cut": content[: len(content) // 2],
-        "page": content[:4] + bytes(600) + content[604:],
-    }
-    path.write_bytes(broken[damage])
-    with pytest.raises(UserError, match=r"cannot read .*data") as caught:
+    path.write_bytes(b"hello" if damage == "no parquet" else content[: len(content) // 2])
+    with pytest.raises(UserError, match=r"data\.path: cannot read .*/test\.parquet, .*download it again") as caught:
+        _ = open_data(folder).info
+    assert "\n" not in str(caught.value)
+
+
+def test_damage_inside_a_file_ends_in_one_line(folder):
+    path = folder / "test.parquet"
+    content = path.read_bytes()
+    path.write_bytes(content[:4] + bytes(600) + content[604:])
+    with pytest.raises(UserError, match=r"cannot read .*data: ") as caught:
         open_data(folder).split("val")
     assert "\n" not in str(caught.value)
 

@@ -15,9 +15,7 @@ def test_the_target_as_output_gives_back_x0_and_noise(name, schedule):
     x0, noise = torch.randn(2, 4, 3, 2, 2, dtype=torch.float64)
     alpha, sigma = schedule.coefficients(TIMES)
     xt = add_noise(schedule, x0, noise, TIMES)
-    prediction = PREDICTIONS[name].to_prediction(
-        PREDICTIONS[name].target(x0, noise, alpha, sigma), xt, alpha, sigma
-    )
+    prediction = PREDICTIONS[name].to_prediction(PREDICTIONS[name].target(x0, noise, alpha, sigma), xt, alpha, sigma)
     torch.testing.assert_close(prediction.x0, x0)
     torch.testing.assert_close(prediction.noise, noise)
 

@@ -7,6 +7,7 @@ from tiny import TINY_LDM, TINY_VAE
 
 from ldmlab.cli import main
 
+
 class CommandLine:
     """`ldmlab` in this process: exit code and what it said."""
 

@@ -1,5 +1,7 @@
 """TEMPORARY."""
-from ldmlab.data.decoded import _new_folder as new_folder, _create_array
+
 import numpy as np
+
+
 def create_array(path, shape, dtype=np.uint8):
     return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)

@@ -39,6 +39,14 @@ def build(config: Config, option: str, **arguments: Any) -> Any:
         raise UserError(message if message.startswith(option) else f"{option}: {message}") from error
 
 
+def best_device(accelerator: str = "auto") -> torch.device:
+    """The device that `accelerator` stands for: a GPU where there is one that works, unless it is "cpu"."""
+    # asked first: a build with CUDA names its accelerator even where no driver is installed
+    if accelerator == "cpu" or not torch.accelerator.is_available():
+        return torch.device("cpu")
+    return torch.accelerator.current_accelerator() or torch.device("cpu")
+
+
 def build_data(config: Config) -> ImageData:
     """The data set of a run."""
     return build(config["data"], "data")

@@ -240,7 +240,12 @@ def measure_generation(
     manifest = {**description, "nfe": evaluations, "seed": seed, "ema": True}
     metrics = quality.distances(torch.cat(features), detail, manifest, track)
     latencies = [draw([row])[1] for row in range(latency_repeats + 1)][1:]
-    speed = {**manifest, "device": device_name(device), "threads": torch.get_num_threads(), "covers": "noise to decoded image"}
+    speed = {
+        **manifest,
+        "device": device_name(device),
+        "threads": torch.get_num_threads(),
+        "covers": "noise to decoded image",
+    }
     if batch_seconds:
         metrics[f"speed/images_per_s@{detail}"] = timed(
             batch_seconds, lambda seconds: sampling_batch / seconds, {**speed, "batch_size": sampling_batch}

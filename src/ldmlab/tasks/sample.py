@@ -63,7 +63,7 @@ def sample(config: Config) -> Path:
     sampler = build.build(sampler_config, "sampler")
     guidance = build.build(guidance_config, "guidance")
     info = build.info_from_dict(description["data"])
-    device = torch.accelerator.current_accelerator() or torch.device("cpu")
+    device = build.best_device()
     model.to(device)
 
     labels: list[int] | None = None

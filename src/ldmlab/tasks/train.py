@@ -363,10 +363,7 @@ def quality_of(config: Config, data: ImageData) -> measure.Quality:
 
 def device_of(config: Config) -> torch.device:
     """Where this process computes outside of training."""
-    accelerator = config["trainer"]["lightning"]["accelerator"]
-    if accelerator == "cpu" or not torch.accelerator.is_available():
-        return torch.device("cpu")
-    return torch.accelerator.current_accelerator() or torch.device("cpu")
+    return build.best_device(config["trainer"]["lightning"]["accelerator"])
 
 
 def set_up(config: Config, seed: int) -> None:
@@ -443,7 +440,7 @@ def logging_to(run: Run, config: Config, budget: Budget) -> Iterator[list[Logger
         group=config["study"],
         save_dir=run.path,
         offline=settings["offline"] if mode is None else mode == "offline",
-        tags=[config["data"].get("name") or "", config["downsampling"]["name"]],
+        tags=[run.config["choices"].get("data", "data"), config["downsampling"]["name"]],
     )
     wandb_logger.experiment.config.update(config)
     loggers.append(wandb_logger)

@@ -1,0 +1,36 @@
+import pytest
+
+from ldmlab.errors import UserError
+from ldmlab.tasks.run import check_zip, first_difference, read_run, run_name
+
+
+def test_a_name_says_what_was_changed_and_no_more():
+    overrides = ["seed=1", "study=x", "data=cifar10", "data.image_size=64", "budget.steps=3", "scheduler=cosine"]
+    assert run_name("ldm", "f4", overrides) == "ldm-f4-scheduler=cosine-seed=1"
+
+
+def test_a_stage_one_name_drops_the_group():
+    assert run_name("vae", "f8", ["autoencoder.batch_size=8"]) == "vae-f8-batch_size=8"
+
+
+def test_the_first_difference_is_named_and_volatile_settings_do_not_count():
+    old = {"seed": 0, "logger": {"wandb": True}, "sampler": {"steps": 5}}
+    assert first_difference(old, {**old, "logger": {"wandb": False}}) is None
+    assert first_difference(old, {**old, "sampler": {"steps": 9}}) == "sampler.steps: 5, now 9"
+
+
+def test_what_is_no_zip_is_damaged(tmp_path):
+    (tmp_path / "x.ckpt").write_bytes(b"half")
+    with pytest.raises(UserError, match="damaged or cut off.*delete it"):
+        check_zip(tmp_path / "x.ckpt", "delete it")
+
+
+def test_a_folder_without_a_config_is_no_run(tmp_path):
+    with pytest.raises(UserError, match="is no run"):
+        read_run(tmp_path, "autoencoder", "autoencoder_from")
+
+
+def test_an_unfinished_run_is_not_used(tmp_path):
+    (tmp_path / "config.yaml").write_text("seed: 0\n")
+    with pytest.raises(UserError, match="not complete"):
+        read_run(tmp_path, "diffusion", "from")
