@@ -61,7 +61,9 @@ class ImageData(Protocol):
     """A data set: what a config in `conf/data` builds."""
 
     @property
-    def info(self) -> DataInfo: ...
+    def info(self) -> DataInfo:
+        """Name, size, classes and fingerprint; found without decoding images."""
+        ...
 
     def split(self, name: str) -> ImageSource:
         """The split `name`, either "train" or "val"."""
@@ -90,5 +92,5 @@ class Conditioning:
         """Both conditionings as one batch (2B, ...); they must hold the same routes."""
         routes = ("vector", "tokens", "token_mask", "spatial")
         pairs = {name: (getattr(self, name), getattr(other, name)) for name in routes}
-        present = {name: torch.cat(pair) for name, pair in pairs.items() if pair[0] is not None}
+        present: Any = {name: torch.cat(pair) for name, pair in pairs.items() if pair[0] is not None}
         return Conditioning(**present)

@@ -196,7 +196,7 @@ def test_too_little_space_is_found_before_work_starts(tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(0, 0, 100))
     encoded = full()
-    with pytest.raises(UserError, match=r"data\.cache_dir: 1\.15e-06 GB needed in .*images.*max_cache_gb=0") as caught:
+    with pytest.raises(UserError, match=r"cache_dir: 1\.15e-06 GB needed in .*images.*max_cache_gb=0") as caught:
         open_it(encoded, tmp_path)
     assert "\n" not in str(caught.value)
     assert encoded.reads == 0

@@ -21,7 +21,7 @@ def test_the_first_difference_is_named_and_volatile_settings_do_not_count():
 
 def test_what_is_no_zip_is_damaged(tmp_path):
     (tmp_path / "x.ckpt").write_bytes(b"half")
-    with pytest.raises(UserError, match="damaged or cut off.*delete it"):
+    with pytest.raises(UserError, match=r"damaged or cut off.*delete it"):
         check_zip(tmp_path / "x.ckpt", "delete it")
 
 

@@ -32,6 +32,11 @@ class Autoencoder(nn.Module):
     weights. Diffusion sees normalised latents only: mean 0 and deviation 1 in every channel.
     """
 
+    latent_mean: Tensor
+    latent_std: Tensor
+    latent_min: Tensor
+    latent_max: Tensor
+
     def __init__(self, downsampling_factor: int, latent_channels: int):
         super().__init__()
         self.downsampling_factor = downsampling_factor
@@ -72,7 +77,8 @@ class Autoencoder(nn.Module):
         Sums run in float64 over all batches: one batch is too few (the scale factor of latent diffusion's first
         release came from a single one). The deviation is that of drawn latents, so it includes the posterior's own.
         """
-        count, total, squares, low, high = 0, 0.0, 0.0, [], []
+        count, low, high = 0, [], []
+        total = squares = torch.zeros((), dtype=torch.float64)
         for batch in images:
             latents = self.encode(batch).sample().double().transpose(0, 1).flatten(1)
             count += latents.shape[1]
@@ -81,8 +87,8 @@ class Autoencoder(nn.Module):
             high.append(latents.amax(1))
         if not count:
             raise ValueError("latent statistics need at least one batch of images")
-        mean = torch.as_tensor(total / count)
-        variance = torch.as_tensor(squares / count) - mean**2
+        mean = total / count
+        variance = squares / count - mean**2
         self.latent_mean.copy_(mean)
         self.latent_std.copy_(variance.clamp(min=1e-12).sqrt())
         self.latent_min.copy_(torch.stack(low).amin(0))

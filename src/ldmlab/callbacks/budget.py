@@ -6,13 +6,13 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import lightning as L
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
+from ldmlab.metrics.speed import count_flops
 from ldmlab.types import Batch
 
 
@@ -128,10 +128,8 @@ class Budget(L.Callback):
 
     def on_train_batch_start(
         self, trainer: L.Trainer, module: L.LightningModule, batch: Batch, batch_index: int
-    ) -> int | None:
+    ) -> None:
         """Sets the learning rate; before the first step counts its floating-point operations."""
-        if self.used >= 1:
-            return -1
         for optimizer in trainer.optimizers:
             for group in optimizer.param_groups:
                 group.setdefault("initial_lr", group["lr"])
@@ -139,7 +137,6 @@ class Budget(L.Callback):
         if self._flops_per_step is None:
             with self.watch.paused():
                 self._flops_per_step = step_flops(module, batch) * trainer.world_size
-        return None
 
     def on_train_batch_end(
         self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Batch, batch_index: int
@@ -175,10 +172,7 @@ class Budget(L.Callback):
 
 def step_flops(module: Any, batch: Batch) -> float:
     """Floating-point operations of one forward and backward pass of `module.loss(batch)`; leaves no trace."""
-    with torch.random.fork_rng(), FlopCounterMode(display=False) as counter:
-        module.loss(batch).backward()
+    with torch.random.fork_rng():
+        flops = count_flops(lambda: module.loss(batch).backward())
     module.zero_grad(set_to_none=True)
-    return float(counter.get_total_flops())
-
-
-LIMIT_NAMES = tuple(field.name for field in fields(Limits))
+    return float(flops)

@@ -25,10 +25,10 @@ class RandomState(L.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """The state of all generators."""
-        name, keys, *rest = np.random.get_state()
+        name, keys, *rest = np.random.get_state(legacy=True)
         state = {
             "torch": torch.get_rng_state(),
-            "numpy": [name, keys.tolist(), *rest],
+            "numpy": [name, np.asarray(keys).tolist(), *rest],
             "python": random.getstate(),
         }
         if torch.cuda.is_available():

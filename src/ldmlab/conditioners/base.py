@@ -11,8 +11,8 @@ from ldmlab.types import Batch, Conditioning, DataInfo
 class Conditioner(nn.Module):
     """Turns what a batch knows into a `Conditioning`.
 
-    `vector_width` is the width D of the `vector` route that it fills, 0 if it leaves that route empty. `needs` names the
-    entries of a batch that it reads.
+    `vector_width` is the width D of the `vector` route that it fills, 0 if it leaves that route empty. `needs` names
+    the entries of a batch that it reads.
 
     `drop` (B,) bool marks the samples that are to hear nothing. The training draws it once per sample for all
     conditioners together, so that the unconditional model is trained at the stated rate.

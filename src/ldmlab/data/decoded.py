@@ -14,16 +14,11 @@ It is built under another name and renamed when complete, so that a folder of th
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import os
-import shutil
-import socket
-import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +27,7 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
+from ldmlab.data.cache_folder import create_array, new_folder
 from ldmlab.data.encoded import CorruptImage, EncodedSplit, decode
 from ldmlab.errors import UserError
 from ldmlab.types import Batch, ImageSource
@@ -41,7 +37,9 @@ log = logging.getLogger(__name__)
 CACHE_VERSION = 1
 """Part of every fingerprint; raise it when the pixels of the same files come out differently."""
 
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+ADVICE = "a smaller data.image_size, or data.max_cache_gb=0 to decode on demand"
+"""What to do, beside freeing space, where the disk has no room for decoded images."""
+
 ROWS_PER_TASK = 64
 PROGRESS_BAR_FROM = 5_000
 NAMED_IN_WARNING = 10
@@ -143,7 +141,7 @@ def open_split(
         nbytes = len(encoded) * 3 * image_size**2
         if nbytes > max_cache_gb * 1e9:
             return _on_demand(encoded, folder, title, image_size, corrupt)
-        with _new_folder(folder, nbytes) as building:
+        with new_folder(folder, nbytes, ADVICE) as building:
             _build(encoded, building, title, image_size, corrupt)
     _report_left_out(folder, title, corrupt)
     return DecodedImages(folder)
@@ -158,14 +156,14 @@ def corrupt_error(where: str, why: object) -> UserError:
 
 def _build(encoded: EncodedSplit, folder: Path, title: str, image_size: int, corrupt: str) -> None:
     shape = (len(encoded), 3, image_size, image_size)
-    images = _create_array(folder / "images.npy", shape)
+    images = create_array(folder / "images.npy", shape, np.uint8)
     bad = decode_rows(encoded, image_size, images, corrupt, title)
     rows = np.setdiff1d(np.arange(len(encoded)), list(bad))
     if bad:
         if not len(rows):
             where, why = bad[0]
             raise UserError(f"{title}: none of the {len(encoded)} images can be decoded; the first is {where} ({why})")
-        good = _create_array(folder / "good.npy", (len(rows), *shape[1:]))
+        good = create_array(folder / "good.npy", (len(rows), *shape[1:]), np.uint8)
         for start in range(0, len(rows), 1024):
             good[start : start + 1024] = images[rows[start : start + 1024]]
         os.replace(folder / "good.npy", folder / "images.npy")
@@ -183,7 +181,7 @@ def _on_demand(encoded: EncodedSplit, folder: Path, title: str, image_size: int,
         # the length of a split must be known before training: one pass over all images, remembered, finds the bad ones
         folder = folder.with_name(f"{folder.name}-checked")
         if not folder.exists():
-            with _new_folder(folder, 0) as building:
+            with new_folder(folder, 0, ADVICE) as building:
                 bad = decode_rows(encoded, image_size, None, corrupt, title)
                 np.save(building / "rows.npy", np.setdiff1d(rows, list(bad)))
                 _write_left_out(building, bad)
@@ -246,69 +244,3 @@ def _report_left_out(folder: Path, title: str, corrupt: str) -> None:
     named = "; ".join(f"{where} ({why})" for where, why in left_out[:NAMED_IN_WARNING])
     more = f"; and {len(left_out) - NAMED_IN_WARNING} more" if len(left_out) > NAMED_IN_WARNING else ""
     log.warning("%s: %d corrupt images left out: %s%s", title, len(left_out), named, more)
-
-
-def disk_full_error(folder: Path, nbytes: int | None = None, free: int = 0) -> UserError:
-    """The message for a disk without room for `nbytes`, None if nobody knows how many."""
-    need = "space" if nbytes is None else f"{nbytes / 1e9:.3g} GB"
-    return UserError(
-        f"data.cache_dir: {need} needed in {folder}, where {free / 1e9:.3g} GB are free; free some, or set "
-        "data.cache_dir, a smaller data.image_size, or data.max_cache_gb=0 to decode on demand"
-    )
-
-
-@contextmanager
-def _new_folder(folder: Path, nbytes: int) -> Iterator[Path]:
-    """A temporary folder that becomes `folder` if the body succeeds, and is removed if it does not."""
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"data.cache_dir: cannot make {folder.parent} ({error.strerror}); set another") from error
-    host = socket.gethostname()
-    _remove_abandoned(folder, host)
-    free = shutil.disk_usage(folder.parent).free
-    if nbytes > free:
-        raise disk_full_error(folder.parent, nbytes, free)
-    # not tempfile.mkdtemp, whose folders nobody else of a group may read
-    building = folder.parent / f".building-{folder.name}-{host}-{os.getpid()}-{uuid.uuid4().hex}"
-    building.mkdir()
-    try:
-        yield building
-        try:
-            os.rename(building, folder)
-        except OSError as error:
-            # another process was faster: its folder has the same content
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                raise
-    except OSError as error:
-        if error.errno in DISK_FULL:
-            raise disk_full_error(folder.parent, nbytes, shutil.disk_usage(folder.parent).free) from error
-        raise
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
-
-
-def _remove_abandoned(folder: Path, host: str) -> None:
-    """Remove what killed processes of this machine left of earlier attempts."""
-    start = f".building-{folder.name}-{host}-"
-    for path in folder.parent.glob(f"{start}*"):
-        process = int(path.name.removeprefix(start).split("-")[0])
-        try:
-            os.kill(process, 0)
-        except ProcessLookupError:
-            shutil.rmtree(path, ignore_errors=True)
-        except PermissionError:
-            pass  # alive, and somebody else's
-
-
-def _create_array(path: Path, shape: tuple[int, ...]) -> np.ndarray:
-    array = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
-    if hasattr(os, "posix_fallocate"):
-        # without this a full disk kills the process with SIGBUS in the middle of a write to the mapped file
-        with open(path, "r+b") as stream:
-            try:
-                os.posix_fallocate(stream.fileno(), 0, path.stat().st_size)
-            except OSError as error:
-                if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # a file system that cannot reserve
-                    raise
-    return np.asarray(array)

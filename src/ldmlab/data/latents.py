@@ -1,7 +1,7 @@
 """Latents encoded once, so that stage two never pays for the encoder.
 
-A cache is a folder `<cache_dir>/latents/<key>`, the key being a digest of the autoencoder's weights, the data, the split,
-the flip and what is kept:
+A cache is a folder `<cache_dir>/latents/<key>`, the key being a digest of the autoencoder's weights, the data, the
+split, the flip and what is kept:
 
 | file | content |
 |---|---|

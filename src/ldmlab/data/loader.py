@@ -85,7 +85,7 @@ class ResumableLoader(DataLoader):
         super().__init__(
             source,  # type: ignore[arg-type]
             batch_sampler=batches,
-            collate_fn=_as_it_is,
+            collate_fn=_as_it_is,  # type: ignore[arg-type]
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
             pin_memory=pin_memory,
@@ -95,7 +95,7 @@ class ResumableLoader(DataLoader):
         self.batches = batches
         self.taken = 0
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         self.batches.position = self.taken
         for batch in super().__iter__():
             self.taken += 1

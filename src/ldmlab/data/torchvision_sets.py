@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ldmlab.data.decoded import DISK_FULL, disk_full_error
+from ldmlab.data.cache_folder import DISK_FULL, disk_full_error
 from ldmlab.data.image_data import CachedImageData
 from ldmlab.errors import UserError
 from ldmlab.types import DataInfo

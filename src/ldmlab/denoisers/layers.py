@@ -25,6 +25,8 @@ def group_norm(channels: int, groups: int = 32) -> nn.GroupNorm:
 class TimeEmbedding(nn.Module):
     """Sinusoidal features of t in [0, 1] and a two-layer network (Ho et al. 2020, appendix B): (B,) -> (B, width)."""
 
+    frequencies: Tensor
+
     def __init__(self, width: int, features: int = 128, max_period: float = 10_000.0):
         super().__init__()
         half = features // 2
@@ -36,7 +38,7 @@ class TimeEmbedding(nn.Module):
     def forward(self, t: Tensor) -> Tensor:
         """Embedding (B, width) of times t (B,)."""
         angles = t.float()[:, None] * self.frequencies
-        return self.mlp(torch.cat([angles.cos(), angles.sin()], dim=1).to(self.mlp[0].weight.dtype))
+        return self.mlp(torch.cat([angles.cos(), angles.sin()], dim=1).to(next(self.mlp.parameters()).dtype))
 
 
 class ResidualBlock(nn.Module):

@@ -115,13 +115,13 @@ class UNet(nn.Module):
         x = self.conv_in(F.pixel_unshuffle(x, self.patch_size) if self.patch_size > 1 else x)
         skips = [x]
         for stage in self.down:
-            for part in stage:
+            for part in stage.children():
                 x = self._block(part, x, embedding) if isinstance(part, nn.ModuleList) else part(x)
                 skips.append(x)
         first, attention, second = self.middle
         x = second(attention(first(x, embedding)), embedding)
         for stage in self.up:
-            for part in stage:
+            for part in stage.children():
                 if isinstance(part, nn.ModuleList):
                     x = self._block(part, torch.cat([x, skips.pop()], dim=1), embedding)
                 else:

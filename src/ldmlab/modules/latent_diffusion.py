@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ldmlab.modules.ema import PowerEMA
-from ldmlab.modules.model import LatentDiffusion
+from ldmlab.modules.model import ConditionalDenoiser, LatentDiffusion
 from ldmlab.types import Batch
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
@@ -26,7 +26,7 @@ class LatentDiffusionModule(L.LightningModule):
     def __init__(self, model: LatentDiffusion, optimizer: OptimizerFactory, ema_gamma: float):
         super().__init__()
         self.model = model
-        self.ema = PowerEMA(model.network, ema_gamma)
+        self.ema: PowerEMA[ConditionalDenoiser] = PowerEMA(model.network, ema_gamma)
         self.optimizer = optimizer
 
     def loss(self, batch: Batch) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import yaml
 from hydra.errors import InstantiationException
-from hydra.utils import instantiate
+from hydra.utils import get_class, instantiate
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -90,9 +90,8 @@ def build_objective(config: Config) -> Objective:
 
 def check_conditioner(config: Config, info: DataInfo) -> None:
     """Raises UserError if the data lacks what the conditioner tells."""
-    from hydra.utils import get_class
-
-    problem = get_class(config["conditioner"]["_target_"]).problem_with(info)
+    conditioner: Any = get_class(config["conditioner"]["_target_"])
+    problem = conditioner.problem_with(info)
     if problem:
         raise UserError(f"conditioner: {problem}; use conditioner=none or other data")
 
@@ -145,4 +144,5 @@ def info_to_dict(info: DataInfo) -> Config:
 
 def info_from_dict(config: Config) -> DataInfo:
     """The description that `info_to_dict` wrote."""
-    return DataInfo(**{key: tuple(value) if isinstance(value, list) else value for key, value in config.items()})
+    arguments: Any = {key: tuple(value) if isinstance(value, list) else value for key, value in config.items()}
+    return DataInfo(**arguments)

@@ -7,7 +7,7 @@ import logging
 import math
 import os
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -381,7 +381,7 @@ def fit(
     module: L.LightningModule,
     feed: ImageDataModule,
     budget: Budget,
-    callbacks: list[L.Callback],
+    callbacks: Sequence[L.Callback],
     loggers: list[Logger],
 ) -> None:
     """Trains until the budget is used up, from the run's last checkpoint if it has one."""
@@ -389,7 +389,7 @@ def fit(
     stage = "autoencoder" if isinstance(module, AutoencoderModule) else "diffusion"
     checkpoints = Checkpoints(run.last_checkpoint, settings["checkpoint_seconds"], settings["checkpoint_steps"])
     if settings["channels_last"]:
-        module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        module = module.to(memory_format=torch.channels_last)
     trainer = L.Trainer(
         **settings["lightning"],
         max_epochs=-1,
