@@ -40,7 +40,9 @@ def run_hydra(command: str, overrides: list[str]) -> int:
         application = hydra.main(version_base="1.3", config_path=str(find_folder("conf")), config_name=config_name)(
             lambda config: job(command, config, failures)
         )
-        sys.argv = [f"ldmlab {command}", *overrides]
+        # argparse takes overrides from one side of a flag only; users put -m anywhere
+        flags = [argument for argument in overrides if argument in ("-m", "--multirun")]
+        sys.argv = [f"ldmlab {command}", *flags, *(argument for argument in overrides if argument not in flags)]
         application()
     except (HydraException, OmegaConfBaseException) as error:
         return fail(one_line(error, config_name, overrides))

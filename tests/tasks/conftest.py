@@ -21,6 +21,7 @@ class CommandLine:
         with pytest.raises(SystemExit) as stop:
             main(list(arguments))
         self.said = self.capfd.readouterr()
+        print(self.said.err)  # for the report of a failed test
         return stop.value.code
 
     def error(self, *arguments):
