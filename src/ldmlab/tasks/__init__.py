@@ -13,11 +13,14 @@ def run_task(command: str, config: dict[str, Any], overrides: list[str]) -> floa
     from ldmlab.tasks import checks
 
     {"train-vae": checks.check_vae, "train-ldm": checks.check_ldm}.get(command, lambda _: None)(config)
-    if command in ("train-vae", "train-ldm"):
-        from ldmlab.tasks import train
+    if command == "train-vae":
+        from ldmlab.tasks.train_vae import train_vae
 
-        run = (train.train_vae if command == "train-vae" else train.train_ldm)(config, overrides)
-        return headline_value(run.summary or {})
+        return headline_value(train_vae(config, overrides).summary or {})
+    if command == "train-ldm":
+        from ldmlab.tasks.train_ldm import train_ldm
+
+        return headline_value(train_ldm(config, overrides).summary or {})
     if command == "sample":
         from ldmlab.tasks.sample import sample
 

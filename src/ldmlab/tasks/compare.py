@@ -100,6 +100,9 @@ def _markdown_document(findings: Findings, groups: list[DataGroup]) -> str:
         for heading, tables in _headed(group):
             for table in tables:
                 parts += [f"### {heading}: {table.title}", markdown(table), *table.notes]
+        commands = [command for run in group.runs("diffusion") if (command := run.command())]
+        if commands:
+            parts.append("\n".join(["```", *commands, "```"]))
     if left_out := list(_left_out(findings)):
         parts.append("\n".join(f"- {line}" for line in left_out))
     return "\n\n".join(parts) + "\n"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ldmlab.errors import UserError
-from ldmlab.tasks import build, measure, train
+from ldmlab.tasks import build, measure, training
 from ldmlab.tasks.console import say, track
 from ldmlab.tasks.run import read_run
 from ldmlab.tasks.sample import with_overrides
@@ -23,17 +23,17 @@ def evaluate(config: Config) -> Config:
         "sampler": with_overrides(description["sampler"], config["sampler"]),
         "guidance": with_overrides(description["guidance"], config["guidance"]),
     }
-    train.set_up(merged, merged["seed"])
+    training.set_up(merged, merged["seed"])
     data = build.build_data(merged)
     if data.info.fingerprint != description["data"]["fingerprint"]:
         raise UserError(
             f"from: the data of {run} has changed since it was trained; its numbers would not be comparable"
         )
-    device = train.device_of(merged)
+    device = training.device_of(merged)
     model.to(device)
-    quality = train.quality_of(merged, data)
+    quality = measure.quality_of(merged, data, device)
     sampler, guidance = build.build_sampler(merged), build.build_guidance(merged)
-    detail, manifest = train.sampling_detail(merged)
+    detail, manifest = measure.sampling_detail(merged)
     if merged["guidance"] != description["guidance"]:
         detail += "-" + "".join(str(value) for key, value in manifest["guidance"].items() if key == "scale") + "cfg"
     metrics = measure.measure_real(quality, track)
@@ -47,5 +47,5 @@ def evaluate(config: Config) -> Config:
         run.finish(summary)
     speed = metrics.get(f"speed/images_per_s@{detail}")
     said = f", {speed['value']:.1f} images/s" if speed else ""
-    say(f"{run}: {train.headline(metrics, detail)}{said}")
+    say(f"{run}: {measure.headline(metrics, detail)}{said}")
     return {"metrics": metrics}

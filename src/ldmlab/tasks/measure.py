@@ -28,6 +28,7 @@ from ldmlab.metrics.extractors import FeatureExtractor, to_uint8
 from ldmlab.metrics.reconstruction import Reconstruction
 from ldmlab.metrics.speed import device_name, peak_memory_mb, synchronize
 from ldmlab.modules.model import ConditionalDenoiser, LatentDiffusion
+from ldmlab.tasks import build
 from ldmlab.types import Batch, ImageData
 
 Track = Callable[[Iterable[Any], int, str], Iterable[Any]]
@@ -289,3 +290,38 @@ def timed(seconds: list[float], to_value: Callable[[float], float], manifest: di
         "value": quartiles[1],
         "manifest": {**manifest, "quartiles": [quartiles[0], quartiles[2]], "repeats": len(values)},
     }
+
+
+def quality_of(config: dict[str, Any], data: ImageData, device: torch.device) -> Quality:
+    """What distances are measured with in this run."""
+    metrics = config["metrics"]
+    extractor = build.build(metrics["features"], "metrics.features").to(device)
+    return Quality.choose(
+        data,
+        extractor,
+        Path(config["cache_dir"]),
+        device,
+        metrics["samples"],
+        metrics["reference_split"],
+        metrics["seed"],
+    )
+
+
+def sampling_detail(config: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """How metrics of this sampler are named, "ddim50", and what their manifest says of it."""
+    options = {key: value for key, value in config["sampler"].items() if key != "_target_"}
+    sampler = config["sampler"]["_target_"].rsplit(".", 1)[-1]
+    guidance = {key: value for key, value in config["guidance"].items() if key != "_target_"}
+    guidance["name"] = config["guidance"]["_target_"].rsplit(".", 1)[-1]
+    return f"{sampler.lower()}{options['steps']}", {"sampler": sampler, **options, "guidance": guidance}
+
+
+def headline(metrics: Metrics, detail: str) -> str:
+    """The kernel distance, with its floor of real against real."""
+    name = next(name for name in metrics if "kid" in name and name.endswith(f"@{detail}"))
+    metric, floor = metrics[name], metrics[name.split("@")[0] + "@real"]
+    samples = metric["manifest"]["samples"]
+    return (
+        f"{name} {metric['value']:.4f} ± {metric['standard_error']:.4f} "
+        f"(real against real {floor['value']:.4f}, N = {samples:,})"
+    )

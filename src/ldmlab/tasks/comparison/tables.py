@@ -216,13 +216,9 @@ def _diffusion_columns(rows: list[Row], headline: Headline | None) -> list[Colum
         Column("sampler@steps", lambda row: row.setting or ABSENT, numeric=False),
         *([Column("guidance", guidance, meaning="Guidance scale.", secondary=True)] if guided else []),
         *_distance_columns(rows, headline),
-        Column(
-            f"floor: recon. {unit}",
-            lambda row: _floor(row, kind, RECONSTRUCTION),
-            meaning="The same distance for images that only went through the autoencoder: no sampler gets below it.",
-            secondary=True,
-        ),
+        _reconstruction_floor(kind, unit),
         _real_floor(kind, unit),
+        *([_reconstruction_floor("frechet", "FD"), _real_floor("frechet", "FD")] if kind == "kid" else []),
         Column(
             "images/s",
             lambda row: number(row.speed("images_per_s")),
@@ -304,6 +300,15 @@ def _frechet_column(quantity: str, samples: int | None) -> Column:
 
 def _floor(row: Row, kind: Headline, detail: str) -> str:
     return distance(row.floor(kind, detail), kind).partition(" ±")[0]  # its error is among the run's details
+
+
+def _reconstruction_floor(kind: Headline, unit: str) -> Column:
+    return Column(
+        f"floor: recon. {unit}",
+        lambda row: _floor(row, kind, RECONSTRUCTION),
+        meaning="The same distance for images that only went through the autoencoder: no sampler gets below it.",
+        secondary=True,
+    )
 
 
 def _real_floor(kind: Headline, unit: str) -> Column:

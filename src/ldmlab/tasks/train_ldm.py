@@ -1,0 +1,233 @@
+"""Stage two: the diffusion model, and stage one before it where that is missing."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from ldmlab.autoencoders.base import Autoencoder
+from ldmlab.callbacks.budget import Budget, Cost, Limits, Stopwatch
+from ldmlab.callbacks.pictures import AtMilestones, log_picture, save_grid
+from ldmlab.data.latents import cache_latents, latents_key
+from ldmlab.data.loader import Flipped
+from ldmlab.errors import UserError
+from ldmlab.metrics.speed import count_parameters
+from ldmlab.modules.image_data import ImageDataModule
+from ldmlab.modules.latent_diffusion import LatentDiffusionModule
+from ldmlab.modules.model import ConditionalDenoiser, LatentDiffusion
+from ldmlab.tasks import build, checks, measure
+from ldmlab.tasks.console import say, track
+from ldmlab.tasks.run import Run, read_run, run_name
+from ldmlab.tasks.train_vae import measure_statistics, train_vae
+from ldmlab.tasks.training import device_of, finish, fit, log_values, logging_to, set_up
+from ldmlab.types import DataInfo, ImageData, ImageSource
+
+Config = dict[str, Any]
+
+GRID_IMAGES = 40
+
+
+def train_ldm(config: Config, overrides: list[str]) -> Run:
+    """Stage two from a resolved configuration, and stage one before it where that is missing."""
+    checks.check_ldm(config)
+    data = build.build_data(config)
+    build.check_conditioner(config, data.info)
+    for check in (build.build_objective, build.build_sampler, build.build_guidance):
+        check(config)
+    if config["autoencoder_from"] is not None:
+        build.load_autoencoder(Path(config["autoencoder_from"]))
+    name = config["name"]
+    if name == "auto":
+        name = config["name"] = run_name("ldm", config["downsampling"]["name"], overrides)
+    run = Run(Path(config["runs_dir"]) / config["study"] / name, config)
+    with run.lock(say):
+        run.prepare("train-ldm", overrides, config["overwrite"])
+        if run.summary is not None:
+            say(f"{run}: done already")
+            return run
+        _train_ldm(run, config, overrides, data)
+    return run
+
+
+def stage_one(config: Config, overrides: list[str]) -> Run | None:
+    """The run of the autoencoder that stage two stands on, trained now if need be; None for the identity."""
+    if config["downsampling"]["factor"] == 1:
+        return None
+    if config["autoencoder_from"] is not None:
+        return read_run(config["autoencoder_from"], "autoencoder", "autoencoder_from")
+    limits = Limits(**config["budget"]).share(config["autoencoder_share"])
+    shared = (
+        "study",
+        "runs_dir",
+        "cache_dir",
+        "overwrite",
+        "data",
+        "autoencoder",
+        "downsampling",
+        "metrics",
+        "trainer",
+        "logger",
+    )
+    stage_one_config: Config = {
+        **{key: config[key] for key in shared},
+        "name": "auto",
+        "seed": config["autoencoder"]["seed"],
+        "budget": asdict(limits),
+    }
+    own = [override for override in overrides if override.split("=")[0].split(".")[0] == "autoencoder"]
+    return train_vae(stage_one_config, own, made_by=("train-ldm", overrides))
+
+
+def _train_ldm(run: Run, config: Config, overrides: list[str], data: ImageData) -> None:
+    vae_run = stage_one(config, overrides)
+    set_up(config, config["seed"])
+    device = device_of(config)
+    spent = Cost()
+    fingerprint = ""
+    if vae_run is None:
+        autoencoder = build.build_autoencoder(config)
+        measure_statistics(autoencoder, data, device)
+    else:
+        autoencoder, fingerprint = build.load_autoencoder(vae_run.path)
+        spent = spent + Cost(**(vae_run.summary or {})["cost"])
+
+    torch.manual_seed(config["seed"])
+    network = build.build_network(config, data.info, autoencoder.latent_channels)
+    model = LatentDiffusion(autoencoder, network, build.build_objective(config), config["drop_probability"])
+    module = LatentDiffusionModule(model, build.build(config["optimizer"], "optimizer"), config["ema_gamma"])
+
+    caching = Stopwatch()
+    caching.start()
+    source = training_source(config, data, autoencoder, fingerprint, network.conditioner.needs, device)
+    caching.stop()
+    spent = spent + Cost(seconds=caching.seconds, cpu_seconds=caching.cpu_seconds)
+
+    limits = Limits(**config["budget"])
+    if config["autoencoder_from"] is None:
+        limits = limits.less(spent)
+        if any(limit is not None and limit <= 0 for limit in asdict(limits).values()):
+            raise UserError(
+                "budget: nothing is left for diffusion once the autoencoder is trained and the latents are cached; "
+                "raise the budget or lower autoencoder_share"
+            )
+    budget = Budget(limits, config["trainer"]["warmup_steps"], config["trainer"]["decay"])
+    sampler, guidance = build.build_sampler(config), build.build_guidance(config)
+    metrics_config = config["metrics"]
+    quality = measure.quality_of(config, data, device)
+    latent_size = data.info.image_size // autoencoder.downsampling_factor
+    detail, description = measure.sampling_detail(config)
+    grid_rows = grid_order(quality, data.info)
+
+    def draw_grid(path: Path, network: ConditionalDenoiser) -> None:
+        conditions = quality.conditions(grid_rows)
+        seeds = [measure.seed_of(metrics_config["seed"], row) for row in range(len(grid_rows))]
+        save_grid(model.sample(conditions, seeds, latent_size, sampler, guidance, network).images, path, columns=10)
+
+    def milestone(trainer: L.Trainer, _: L.LightningModule) -> None:
+        path = run.samples / f"samples-{trainer.global_step:07d}.png"
+        draw_grid(path, module.ema.average)
+        log_picture(trainer, "samples", path)
+
+    def preview(trainer: L.Trainer, _: L.LightningModule) -> None:
+        few = quality.fewer(metrics_config["preview_samples"])
+        metrics = measure.measure_generation(
+            model, module.ema.average, few, sampler, guidance, description, "preview", track,
+            metrics_config["sampling_batch"], 0, metrics_config["seed"],
+        )  # fmt: skip
+        log_values(trainer.loggers, {name: metric["value"] for name, metric in metrics.items() if "val/" in name})
+
+    with logging_to(run, config, budget) as loggers:
+        callbacks = [
+            AtMilestones("grids", budget, config["trainer"]["grids"], milestone),
+            AtMilestones("previews", budget, metrics_config["previews"], preview),
+        ]
+        feed = ImageDataModule(source, config["batch_size"], config["seed"], config["trainer"]["num_workers"])
+        fit(run, config, module, feed, budget, callbacks, loggers)
+
+        module.to(device).eval()
+        average = module.ema.average
+        draw_grid(run.samples / "final.png", average)
+        metrics = measure.measure_real(quality, track)
+        if vae_run is not None:
+            metrics |= measure.measure_reconstruction(autoencoder, quality, track)
+        metrics |= measure.measure_generation(
+            model, average, quality, sampler, guidance, description, detail, track,
+            metrics_config["sampling_batch"], metrics_config["latency_repeats"], metrics_config["seed"],
+        )  # fmt: skip
+        export = LatentDiffusion(autoencoder, average, model.objective).cpu()
+        build.save_model(
+            export,
+            run.checkpoints,
+            {
+                "autoencoder": config["autoencoder"]["network"],
+                **{key: config[key] for key in ("denoiser", "conditioner", "scheduler", "sampler", "guidance")},
+                "data": build.info_to_dict(data.info),
+            },
+        )
+        finish(
+            run,
+            "diffusion",
+            data.info,
+            metrics,
+            budget.cost,
+            loggers,
+            samples="samples/final.png",
+            parameters={
+                "denoiser": count_parameters(network),
+                "autoencoder": count_parameters(autoencoder),
+            },
+            cost_autoencoder=asdict(spent) if vae_run is not None else None,
+            autoencoder_from=None if vae_run is None else str(vae_run),
+        )
+    speed = metrics.get(f"speed/images_per_s@{detail}")
+    said = f", {speed['value']:.1f} images/s" if speed else ""
+    say(f"{run}: {measure.headline(metrics, detail)}{said}")
+
+
+def training_source(
+    config: Config,
+    data: ImageData,
+    autoencoder: Autoencoder,
+    fingerprint: str,
+    keys: tuple[str, ...],
+    device: torch.device,
+) -> ImageSource:
+    """What diffusion is trained on: cached latents, or for the identity the images themselves."""
+    flip = getattr(data, "flip", False)
+    images = Flipped(data.split("train")) if flip else data.split("train")
+    if autoencoder.downsampling_factor == 1:
+        return images
+    key = latents_key(fingerprint, data.info.fingerprint, "train", flip, keys)
+
+    @torch.inference_mode()
+    def encode(batch: Tensor) -> tuple[Tensor, Tensor]:
+        posterior = autoencoder.to(device).encode(batch.to(device))
+        return posterior.mean, posterior.std
+
+    return cache_latents(
+        images,
+        encode,
+        Path(config["cache_dir"]) / "latents" / key,
+        keys,
+        progress=lambda batches, count: track(batches, count, f"encoding {len(images):,} images"),
+    )
+
+
+def grid_order(quality: measure.Quality, info: DataInfo) -> list[int]:
+    """Positions in the reference of the images whose conditions a grid shows: ten columns, as many classes as fit."""
+    rows = list(range(min(quality.samples, 1000)))
+    labels = quality.conditions(rows).get("label")
+    if labels is None:
+        return rows[:GRID_IMAGES]
+    columns = 10
+    by_class: dict[int, list[int]] = {}
+    for row, label in zip(rows, labels.tolist(), strict=True):
+        by_class.setdefault(label, []).append(row)
+    per_class = max(1, GRID_IMAGES // max(len(by_class), 1))
+    chosen = sorted(by_class)[:columns] if per_class > 1 else sorted(by_class)[:GRID_IMAGES]
+    return [by_class[label][i % len(by_class[label])] for i in range(per_class) for label in chosen][:GRID_IMAGES]

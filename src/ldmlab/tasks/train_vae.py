@@ -1,0 +1,123 @@
+"""Stage one: the autoencoder, its latent statistics and its reconstructions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+
+from ldmlab.autoencoders.base import Autoencoder
+from ldmlab.callbacks.budget import Budget, Cost, Limits, Stopwatch
+from ldmlab.callbacks.pictures import AtMilestones, log_picture, save_grid
+from ldmlab.data.loader import Flipped, in_order, random_subset
+from ldmlab.metrics.speed import count_parameters
+from ldmlab.modules.autoencoder import AutoencoderModule, latent_report
+from ldmlab.modules.image_data import ImageDataModule
+from ldmlab.tasks import build, checks, measure
+from ldmlab.tasks.console import say, track
+from ldmlab.tasks.run import Run, run_name
+from ldmlab.tasks.training import device_of, finish, fit, logging_to, set_up
+from ldmlab.types import ImageData
+
+Config = dict[str, Any]
+
+STATISTICS_IMAGES = 5_000
+GRID_IMAGES = 20
+
+
+def train_vae(config: Config, overrides: list[str], made_by: tuple[str, list[str]] | None = None) -> Run:
+    """Stage one from a resolved configuration; a complete run is returned as it is, an interrupted one goes on.
+
+    `overrides` make the automatic name. `made_by` is the command and the overrides that the run's folder records,
+    where they are not `train-vae` with these.
+    """
+    checks.check_vae(config)
+    name = config["name"]
+    if name == "auto":
+        name = config["name"] = run_name("vae", config["downsampling"]["name"], overrides)
+    run = Run(Path(config["runs_dir"]) / config["study"] / name, config)
+    with run.lock(say):
+        _train_vae(run, config, made_by or ("train-vae", overrides))
+    return run
+
+
+def _train_vae(run: Run, config: Config, made_by: tuple[str, list[str]]) -> None:
+    data = build.build_data(config)
+    train_images = data.split("train")
+    settings = config["autoencoder"]
+    run.prepare(*made_by, config["overwrite"])
+    if run.summary is not None:
+        say(f"{run}: done already")
+        return
+    set_up(config, settings["seed"])
+
+    autoencoder = build.build_autoencoder(config)
+    module = AutoencoderModule(
+        autoencoder, build.build(settings["optimizer"], "autoencoder.optimizer"), settings["kl_weight"]
+    )
+    source = Flipped(train_images) if getattr(data, "flip", False) else train_images
+    budget = Budget(Limits(**config["budget"]), settings["warmup_steps"], settings["decay"])
+    fixed = data.split("val").__getitems__(range(min(GRID_IMAGES, len(data.split("val")))))["image"]
+
+    def reconstruct(path: Path) -> None:
+        with torch.inference_mode():
+            images = fixed.to(module.device)
+            pairs = torch.stack([images, autoencoder.decode(autoencoder.encode(images).mean).clamp(-1, 1)], 1)
+        save_grid(pairs.flatten(0, 1), path, columns=10)
+
+    def milestone(trainer: L.Trainer, _: L.LightningModule) -> None:
+        path = run.samples / f"reconstructions-{trainer.global_step:07d}.png"
+        reconstruct(path)
+        log_picture(trainer, "reconstructions", path)
+
+    with logging_to(run, config, budget) as loggers:
+        pictures = AtMilestones("grids", budget, config["trainer"]["grids"], milestone)
+        fit(
+            run,
+            config,
+            module,
+            ImageDataModule(source, settings["batch_size"], settings["seed"]),
+            budget,
+            [pictures],
+            loggers,
+        )
+
+        module.to(device_of(config)).eval()
+        statistics = Stopwatch()
+        statistics.start()
+        measure_statistics(autoencoder, data, device_of(config))
+        statistics.stop()
+        reconstruct(run.samples / "reconstructions-final.png")
+        quality = measure.quality_of(config, data, device_of(config))
+        metrics = measure.measure_real(quality, track)
+        metrics |= measure.measure_reconstruction(autoencoder, quality, track)
+        val = data.split("val")
+        rows = random_subset(len(val), STATISTICS_IMAGES, 0)
+        report = latent_report(autoencoder, (b["image"].to(module.device) for b in in_order(val, rows, 250)))
+        autoencoder.cpu()
+        build.save_model(autoencoder, run.checkpoints, {"autoencoder": settings["network"]})
+        finish(
+            run,
+            "autoencoder",
+            data.info,
+            metrics,
+            budget.cost + Cost(seconds=statistics.seconds, cpu_seconds=statistics.cpu_seconds),
+            loggers,
+            samples="samples/reconstructions-final.png",
+            parameters={"autoencoder": count_parameters(autoencoder)},
+            latents=report,
+        )
+    psnr = metrics["val/recon_psnr"]["value"]
+    say(f"{run}: PSNR {psnr:.2f} dB, {measure.headline(metrics, 'reconstruction')}")
+
+
+def measure_statistics(autoencoder: Autoencoder, data: ImageData, device: torch.device) -> None:
+    """Measures the latents of up to 5,000 training images, with the flips that training uses."""
+    train = data.split("train")
+    source = Flipped(train) if getattr(data, "flip", False) else train
+    rows = random_subset(len(source), STATISTICS_IMAGES, seed=0)
+    generator_state = torch.get_rng_state()
+    autoencoder.to(device).measure_statistics(batch["image"].to(device) for batch in in_order(source, rows, 250))
+    torch.set_rng_state(generator_state)

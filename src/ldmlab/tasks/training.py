@@ -1,0 +1,162 @@
+"""What training a stage takes, whichever it is: seeds, the Trainer, loggers, and the summary at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers.logger import Logger
+
+from ldmlab.callbacks.budget import Budget, Cost
+from ldmlab.callbacks.jsonl import JsonLines
+from ldmlab.callbacks.progress import TrainingProgress
+from ldmlab.callbacks.resume import Checkpoints, RandomState
+from ldmlab.errors import Interrupted, UserError
+from ldmlab.modules.autoencoder import AutoencoderModule
+from ldmlab.modules.image_data import ImageDataModule
+from ldmlab.tasks import build, measure
+from ldmlab.tasks.console import console
+from ldmlab.tasks.run import Run, provenance
+from ldmlab.types import DataInfo
+
+Config = dict[str, Any]
+
+
+def set_up(config: Config, seed: int) -> None:
+    """Seeds, threads, and silence from what users cannot act on."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning.*")
+    if config["trainer"]["threads"]:
+        torch.set_num_threads(config["trainer"]["threads"])
+    L.seed_everything(seed, verbose=False)
+
+
+def device_of(config: Config) -> torch.device:
+    """Where this process computes outside of training."""
+    return build.best_device(config["trainer"]["lightning"]["accelerator"])
+
+
+def fit(
+    run: Run,
+    config: Config,
+    module: L.LightningModule,
+    feed: ImageDataModule,
+    budget: Budget,
+    callbacks: Sequence[L.Callback],
+    loggers: list[Logger],
+) -> None:
+    """Trains until the budget is used up, from the run's last checkpoint if it has one."""
+    settings = config["trainer"]
+    stage = "autoencoder" if isinstance(module, AutoencoderModule) else "diffusion"
+    checkpoints = Checkpoints(run.last_checkpoint, settings["checkpoint_seconds"], settings["checkpoint_steps"])
+    if settings["channels_last"]:
+        module = module.to(memory_format=torch.channels_last)
+    trainer = L.Trainer(
+        **settings["lightning"],
+        max_epochs=-1,
+        use_distributed_sampler=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=run.path,
+        logger=loggers,
+        callbacks=[
+            RandomState(),
+            budget,
+            *callbacks,
+            TrainingProgress(f"{stage} {config['downsampling']['name']}", budget, console),
+            checkpoints,
+        ],
+    )
+    resume = str(run.last_checkpoint) if run.last_checkpoint.exists() else None
+    trainer.fit(module, datamodule=feed, ckpt_path=resume)
+    if checkpoints.interrupted_by is not None:
+        by, steps = checkpoints.interrupted_by, budget.cost.steps
+        message = f"{run}: stopped by {by.name} at step {steps:.0f}; the same command goes on from there"
+        raise Interrupted(message, 128 + by.value)
+    loss = trainer.callback_metrics.get("train/loss")
+    if loss is not None and not math.isfinite(loss.item()):
+        raise UserError(f"{run}: the loss is {loss.item()}; lower the learning rate")
+
+
+@contextlib.contextmanager
+def logging_to(run: Run, config: Config, budget: Budget) -> Iterator[list[Logger]]:
+    """The loggers of a run: JSON lines always, wandb where asked. wandb is finished at the end, whatever happens:
+
+    otherwise the next run of the same process writes into this one.
+    """
+    loggers: list[Logger] = [JsonLines(run.path / "metrics.jsonl", budget)]
+    settings = config["logger"]
+    if not settings["wandb"]:
+        yield loggers
+        return
+    import wandb
+
+    os.environ.setdefault("WANDB_SILENT", "true")
+    mode = os.environ.get("WANDB_MODE")
+    wandb_logger = WandbLogger(
+        project=settings["project"],
+        entity=settings["entity"],
+        name=run.path.name,
+        group=config["study"],
+        save_dir=run.path,
+        offline=settings["offline"] if mode is None else mode == "offline",
+        tags=[run.config["choices"].get("data", "data"), config["downsampling"]["name"]],
+    )
+    wandb_logger.experiment.config.update(config)
+    loggers.append(wandb_logger)
+    try:
+        yield loggers
+    finally:
+        wandb.finish()
+
+
+def log_values(loggers: Iterable[Logger], values: dict[str, float]) -> None:
+    """The same values to every logger."""
+    for logger in loggers:
+        logger.log_metrics(values)
+
+
+def finish(
+    run: Run,
+    stage: str,
+    info: DataInfo,
+    metrics: measure.Metrics,
+    cost: Cost,
+    loggers: list[Logger],
+    **more: Any,
+) -> None:
+    """Logs the final values and writes the summary, by which the run is complete."""
+    config = run.config
+    values = {name: metric["value"] for name, metric in metrics.items()}
+    log_values(loggers, {**values, **{f"cost/{name}": value for name, value in asdict(cost).items()}})
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            logger.log_image(key="final", images=[str(run.path / more["samples"])])
+    run.finish(
+        {
+            "study": config["study"],
+            "name": config["name"],
+            "stage": stage,
+            "status": "complete",
+            "seed": config["seed"],
+            "choices": {"downsampling": config["downsampling"]["name"], **config.get("choices", {})},
+            "data": {"name": info.name, "fingerprint": info.fingerprint, "image_size": info.image_size},
+            "cost": asdict(cost),
+            "cost_autoencoder": None,
+            "autoencoder_from": None,
+            "metrics": metrics,
+            "threads": torch.get_num_threads(),
+            **provenance(),
+            **more,
+        }
+    )

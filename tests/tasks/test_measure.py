@@ -1,0 +1,92 @@
+"""Quality: which images are compared with which, and what a perfect model would be told."""
+
+import pytest
+import torch
+
+from ldmlab.autoencoders.identity import IdentityAutoencoder
+from ldmlab.data.shapes import Shapes
+from ldmlab.metrics.extractors import FeatureExtractor
+from ldmlab.tasks.measure import Quality, measure_real, measure_reconstruction, seed_of, timed
+
+
+class MeanColours(FeatureExtractor):
+    """Features that a test can follow: the image's 4 x 4 thumbnail."""
+
+    name, dimensions, input_size, resize, hash = "thumbnail_4", 48, 4, "area", "none"
+
+    def __init__(self):
+        super().__init__(torch.nn.Identity(), batch_size=8)
+        self.calls = 0
+
+    def __call__(self, images):
+        self.calls += 1
+        return torch.nn.functional.adaptive_avg_pool2d(images.float(), 4).flatten(1)
+
+
+def no_track(iterable, length, title):
+    return iterable
+
+
+@pytest.fixture
+def data():
+    return Shapes(image_size=16, train_images=80, val_images=40)
+
+
+def choose(data, tmp_path, samples, seed=0):
+    return Quality.choose(data, MeanColours(), tmp_path, torch.device("cpu"), samples, "val", seed)
+
+
+def test_reference_and_floor_are_disjoint_within_the_split(data, tmp_path):
+    quality = choose(data, tmp_path, 20)
+    assert quality.samples == 20
+    assert quality.floor_split == "val"
+    assert not set(quality.reference_rows) & set(quality.floor_rows)
+
+
+def test_a_small_split_takes_its_floor_from_the_other_one(data, tmp_path):
+    quality = choose(data, tmp_path, 1000)
+    assert quality.samples == 40
+    assert (quality.floor_split, len(quality.floor_rows)) == ("train", 40)
+
+
+def test_another_seed_draws_other_images(data, tmp_path):
+    assert choose(data, tmp_path, 20).reference_rows != choose(data, tmp_path, 20, seed=1).reference_rows
+
+
+def test_features_of_real_images_are_made_once(data, tmp_path):
+    first = choose(data, tmp_path, 20)
+    features = first.reference_features(no_track)
+    second = choose(data, tmp_path, 20)
+    torch.testing.assert_close(second.reference_features(no_track), features, rtol=0, atol=0)
+    assert first.extractor.calls > 0
+    assert second.extractor.calls == 0
+
+
+def test_a_perfect_autoencoder_has_the_floor_of_real_images(data, tmp_path):
+    quality = choose(data, tmp_path, 20)
+    real = measure_real(quality, no_track)
+    reconstructed = measure_reconstruction(IdentityAutoencoder(), quality, no_track)
+    for name in ("val/kid_thumbnail_4", "val/fd_thumbnail_4"):
+        # uint8 in both; features of whole batches differ by rounding only
+        assert reconstructed[f"{name}@reconstruction"]["value"] == pytest.approx(real[f"{name}@real"]["value"], rel=1e-4)
+    assert real["val/kid_thumbnail_4@real"]["manifest"]["reference_samples"] == 20
+
+
+def test_conditions_are_those_of_the_reference_and_hold_no_images(data, tmp_path):
+    quality = choose(data, tmp_path, 20)
+    conditions = quality.conditions([0, 5])
+    rows = [quality.reference_rows[0], quality.reference_rows[5]]
+    assert "image" not in conditions
+    assert conditions["label"].tolist() == data.split("val").__getitems__(rows)["label"].tolist()
+
+
+def test_images_of_a_set_have_seeds_of_their_own():
+    seeds = {seed_of(seed, row) for seed in range(3) for row in range(100)}
+    assert len(seeds) == 300
+    assert seed_of(0, 1) == seed_of(0, 1)
+
+
+def test_timings_are_given_as_median_and_quartiles():
+    metric = timed([1.0, 2.0, 4.0, 8.0, 10.0], lambda seconds: 40 / seconds, {"device": "x"})
+    assert metric["value"] == 10
+    assert metric["manifest"] == {"device": "x", "quartiles": [5, 20], "repeats": 5}
