@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import difflib
-import errno
 import os
 import sys
 from collections.abc import Sequence
 from typing import Any
 
-from ldmlab.errors import UserError
+from ldmlab.errors import UserError, for_the_user
 
 COMMANDS = {
     "demo": "the whole main job in minutes: pixels against f4 on embedded data, and the page that compares them",
@@ -43,9 +42,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         code = fail("interrupted", 130)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        known = for_the_user(error)
+        if not isinstance(known, UserError):
             raise
-        code = fail(f"the disk is full ({error.filename or 'while writing'}): free some space and start again")
+        code = fail(str(known))
     sys.exit(code)
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 
 class UserError(Exception):
     """What was wrong, where, and what to do, in one line. The command line prints it and exits with code 2."""
@@ -13,3 +17,11 @@ class Interrupted(Exception):
     def __init__(self, message: str, exit_code: int):
         super().__init__(message)
         self.exit_code = exit_code
+
+
+def for_the_user(error: Exception) -> Exception:
+    """A full disk, whichever line met it, as a UserError; any other error as it is."""
+    if isinstance(error, OSError) and error.errno in DISK_FULL:
+        place = error.filename or "while writing"
+        return UserError(f"the disk is full ({place}): free some space and start the same command again")
+    return error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from ldmlab.cli import fail, quiet_environment
-from ldmlab.errors import Interrupted, UserError
+from ldmlab.errors import Interrupted, UserError, for_the_user
 
 PACKAGE = Path(__file__).parent
 
@@ -46,16 +48,20 @@ def run_hydra(command: str, overrides: list[str]) -> int:
         application()
     except (HydraException, OmegaConfBaseException) as error:
         return fail(one_line(error, config_name, overrides))
-    if failures:
-        return report(failures)
-    return 0
-
-
-def report(failures: list[Exception]) -> int:
-    """The failed jobs of a sweep, a line each; the others have run."""
+    if not failures:
+        return 0
+    if len(failures) > 1:
+        print(f"ldmlab: {len(failures)} runs failed", file=sys.stderr)
     for failure in failures:
-        code = fail(str(failure), getattr(failure, "exit_code", 2))
+        code = say_failure(failure)
     return code
+
+
+def say_failure(failure: Exception) -> int:
+    """One line for a failed job; returns its exit code: 2 for what the user can put right, 1 for our own mistake."""
+    if isinstance(failure, (UserError, Interrupted)):
+        return fail(str(failure), getattr(failure, "exit_code", 2))
+    return fail(f"{type(failure).__name__}: {failure} (a fault of ldmlab: please report it, with the traceback)", 1)
 
 
 def job(command: str, composed: DictConfig, failures: list[Exception]) -> float | None:
@@ -77,8 +83,13 @@ def job(command: str, composed: DictConfig, failures: list[Exception]) -> float 
         from ldmlab.tasks import run_task
 
         return run_task(command, config, overrides)
-    except (UserError, Interrupted) as error:
-        failures.append(error)
+    except Exception as raised:
+        failure = for_the_user(raised)
+        if not isinstance(failure, (UserError, Interrupted)):
+            traceback.print_exc()
+        failures.append(failure)
+        if state.mode == RunMode.MULTIRUN:
+            say_failure(failure)  # at once: the jobs that follow may take hours
     return None
 
 

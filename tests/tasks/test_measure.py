@@ -68,7 +68,9 @@ def test_a_perfect_autoencoder_has_the_floor_of_real_images(data, tmp_path):
     reconstructed = measure_reconstruction(IdentityAutoencoder(), quality, no_track)
     for name in ("val/kid_thumbnail_4", "val/fd_thumbnail_4"):
         # uint8 in both; features of whole batches differ by rounding only
-        assert reconstructed[f"{name}@reconstruction"]["value"] == pytest.approx(real[f"{name}@real"]["value"], rel=1e-4)
+        assert reconstructed[f"{name}@reconstruction"]["value"] == pytest.approx(
+            real[f"{name}@real"]["value"], rel=1e-4
+        )
     assert real["val/kid_thumbnail_4@real"]["manifest"]["reference_samples"] == 20
 
 

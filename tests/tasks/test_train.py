@@ -1,5 +1,6 @@
 """Both stages through the real commands."""
 
+import errno
 import json
 import os
 import signal
@@ -155,23 +156,66 @@ def test_a_sweep_trains_an_autoencoder_for_each_factor_once_and_compares(ldmlab,
     assert set((ldmlab.folder / "runs" / ".cache" / "latents").iterdir()) == caches
 
 
-def test_an_experiment_file_may_be_a_sweep(ldmlab, tmp_path, monkeypatch):
-    folder = tmp_path / "experiments"
+@pytest.fixture
+def experiments(tmp_path, monkeypatch):
+    """An empty folder in place of experiments/."""
+    import ldmlab.hydra_app as app
+
+    folder, original = tmp_path / "experiments", app.find_folder
     folder.mkdir()
-    (folder / "two.yaml").write_text(
+    monkeypatch.setattr(app, "find_folder", lambda name: folder if name == "experiments" else original(name))
+    return folder
+
+
+def test_an_experiment_file_may_be_a_sweep(ldmlab, experiments):
+    (experiments / "two.yaml").write_text(
         "defaults:\n  - override /sampler: ddim\nstudy: two\nname: ${downsampling.name}-${seed}\n"
         "hydra: {mode: MULTIRUN, sweeper: {params: {seed: '0,1'}}}\n"
     )
-    import ldmlab.hydra_app as app
-
-    original = app.find_folder
-    monkeypatch.setattr(app, "find_folder", lambda name: folder if name == "experiments" else original(name))
     assert ldmlab("train-ldm", "experiment=two", *TINY_F1) == 0
     metrics = json.loads((ldmlab.folder / "runs/two/f1-1/summary.json").read_text())["metrics"]
     assert "val/kid_lite0_32@ddim2" in metrics
     assert (ldmlab.folder / "runs/two/f1-0/summary.json").exists()
-    (folder / "two.yaml").write_text("study: two\nbatch_sise: 3\n")
+    (experiments / "two.yaml").write_text("study: two\nbatch_sise: 3\n")
     assert "unknown key 'batch_sise'; did you mean batch_size?" in ldmlab.error("train-ldm", "experiment=two", *TINY_F1)
+
+
+def test_an_experiment_file_has_the_last_word_but_for_the_command_line(ldmlab, experiments, monkeypatch):
+    asked = {}
+    monkeypatch.setattr("ldmlab.tasks.run_task", lambda command, config, overrides: asked.update(config))
+    (experiments / "own.yaml").write_text("batch_size: 5\nema_gamma: 3\nbudget: {cpu_seconds: 77}\n")
+    assert ldmlab("train-ldm", "experiment=own", "ema_gamma=4") == 0
+    assert (asked["batch_size"], asked["ema_gamma"], asked["budget"]["cpu_seconds"]) == (5, 4, 77)
+
+
+def test_a_job_of_a_sweep_that_breaks_is_said_and_does_not_stop_the_others(ldmlab, monkeypatch):
+    trained = []
+
+    def run_task(command, config, overrides):
+        if config["seed"] == 0:
+            raise KeyError("choices")
+        trained.append(config["seed"])
+
+    monkeypatch.setattr("ldmlab.tasks.run_task", run_task)
+    assert ldmlab("train-ldm", "-m", "study=s", "seed=0,1,2", *TINY_F1) == 1
+    assert trained == [1, 2]
+    assert "Traceback" in ldmlab.said.err
+    assert "ldmlab: KeyError: 'choices'" in ldmlab.said.err
+
+
+def test_a_full_disk_ends_in_one_line(ldmlab, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device", "runs/t/vae-f4/config.yaml")
+
+    monkeypatch.setattr("ldmlab.tasks.run.write_text", full)
+    assert "the disk is full (runs/t/vae-f4/config.yaml)" in ldmlab.error("train-vae", "study=t", *TINY_VAE)
+
+
+def test_the_default_logger_keeps_offline_wandb_runs_of_both_stages(ldmlab):
+    options = [option for option in TINY_LDM if not option.startswith("logger=")]
+    assert ldmlab("train-ldm", "study=w", *options) == 0
+    for run in (ldmlab.folder / "runs/w").glob("*-f4*"):
+        assert len(list(run.glob("wandb/offline-run-*/*.wandb"))) == 1
 
 
 def test_a_budget_may_be_images_or_flops(ldmlab):

@@ -13,9 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ldmlab.errors import UserError
-
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+from ldmlab.errors import DISK_FULL, UserError
 
 
 def disk_full_error(folder: Path, nbytes: int | None = None, advice: str = "") -> UserError:

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ldmlab.data.cache_folder import DISK_FULL, disk_full_error
+from ldmlab.data.cache_folder import disk_full_error
 from ldmlab.data.columns import Columns, choose_columns, class_ids, class_order, label_values
 from ldmlab.data.image_data import CachedImageData
-from ldmlab.errors import UserError
+from ldmlab.errors import DISK_FULL, UserError
 from ldmlab.types import DataInfo
 
 if TYPE_CHECKING:  # its import takes two seconds, which commands that read no images should not pay

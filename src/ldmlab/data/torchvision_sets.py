@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from ldmlab.data.cache_folder import DISK_FULL, disk_full_error
+from ldmlab.data.cache_folder import disk_full_error
 from ldmlab.data.image_data import CachedImageData
-from ldmlab.errors import UserError
+from ldmlab.errors import DISK_FULL, UserError
 from ldmlab.types import DataInfo
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")

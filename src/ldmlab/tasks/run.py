@@ -20,7 +20,16 @@ from filelock import FileLock, Timeout
 from ldmlab.errors import UserError
 
 # Settings that may change between two starts of the same run without making it another run.
-VOLATILE = ("overwrite", "runs_dir", "cache_dir", "logger", "trainer.num_workers", "trainer.checkpoint_seconds")
+# `choices` names the config groups that the other settings came from.
+VOLATILE = (
+    "choices",
+    "overwrite",
+    "runs_dir",
+    "cache_dir",
+    "logger",
+    "trainer.num_workers",
+    "trainer.checkpoint_seconds",
+)
 
 # Overrides that say where a run is kept or when it stops, not what it is: they do not name it.
 UNNAMED = ("study", "name", "runs_dir", "cache_dir", "overwrite", "experiment", "autoencoder_from", "downsampling")

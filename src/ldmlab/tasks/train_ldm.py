@@ -22,14 +22,13 @@ from ldmlab.modules.latent_diffusion import LatentDiffusionModule
 from ldmlab.modules.model import ConditionalDenoiser, LatentDiffusion
 from ldmlab.tasks import build, checks, measure
 from ldmlab.tasks.console import say, track
+from ldmlab.tasks.grid import grid_conditions
 from ldmlab.tasks.run import Run, read_run, run_name
 from ldmlab.tasks.train_vae import measure_statistics, train_vae
 from ldmlab.tasks.training import device_of, finish, fit, log_values, logging_to, set_up
-from ldmlab.types import DataInfo, ImageData, ImageSource
+from ldmlab.types import ImageData, ImageSource
 
 Config = dict[str, Any]
-
-GRID_IMAGES = 40
 
 
 def train_ldm(config: Config, overrides: list[str]) -> Run:
@@ -75,6 +74,7 @@ def stage_one(config: Config, overrides: list[str]) -> Run | None:
     )
     stage_one_config: Config = {
         **{key: config[key] for key in shared},
+        "choices": {group: choice for group, choice in config["choices"].items() if group in shared},
         "name": "auto",
         "seed": config["autoencoder"]["seed"],
         "budget": asdict(limits),
@@ -121,12 +121,12 @@ def _train_ldm(run: Run, config: Config, overrides: list[str], data: ImageData) 
     quality = measure.quality_of(config, data, device)
     latent_size = data.info.image_size // autoencoder.downsampling_factor
     detail, description = measure.sampling_detail(config)
-    grid_rows = grid_order(quality, data.info)
+    conditions, images, columns = grid_conditions(data)
+    conditions = measure.to_device(conditions, device)
+    seeds = [measure.seed_of(metrics_config["seed"], place) for place in range(images)]
 
     def draw_grid(path: Path, network: ConditionalDenoiser) -> None:
-        conditions = quality.conditions(grid_rows)
-        seeds = [measure.seed_of(metrics_config["seed"], row) for row in range(len(grid_rows))]
-        save_grid(model.sample(conditions, seeds, latent_size, sampler, guidance, network).images, path, columns=10)
+        save_grid(model.sample(conditions, seeds, latent_size, sampler, guidance, network).images, path, columns)
 
     def milestone(trainer: L.Trainer, _: L.LightningModule) -> None:
         path = run.samples / f"samples-{trainer.global_step:07d}.png"
@@ -216,18 +216,3 @@ def training_source(
         keys,
         progress=lambda batches, count: track(batches, count, f"encoding {len(images):,} images"),
     )
-
-
-def grid_order(quality: measure.Quality, info: DataInfo) -> list[int]:
-    """Positions in the reference of the images whose conditions a grid shows: ten columns, as many classes as fit."""
-    rows = list(range(min(quality.samples, 1000)))
-    labels = quality.conditions(rows).get("label")
-    if labels is None:
-        return rows[:GRID_IMAGES]
-    columns = 10
-    by_class: dict[int, list[int]] = {}
-    for row, label in zip(rows, labels.tolist(), strict=True):
-        by_class.setdefault(label, []).append(row)
-    per_class = max(1, GRID_IMAGES // max(len(by_class), 1))
-    chosen = sorted(by_class)[:columns] if per_class > 1 else sorted(by_class)[:GRID_IMAGES]
-    return [by_class[label][i % len(by_class[label])] for i in range(per_class) for label in chosen][:GRID_IMAGES]

@@ -110,7 +110,7 @@ def logging_to(run: Run, config: Config, budget: Budget) -> Iterator[list[Logger
         group=config["study"],
         save_dir=run.path,
         offline=settings["offline"] if mode is None else mode == "offline",
-        tags=[run.config["choices"].get("data", "data"), config["downsampling"]["name"]],
+        tags=[config["choices"]["data"], config["downsampling"]["name"]],
     )
     wandb_logger.experiment.config.update(config)
     loggers.append(wandb_logger)
