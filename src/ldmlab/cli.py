@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import difflib
-import os
 import sys
 from collections.abc import Sequence
-from typing import Any
 
-from ldmlab.errors import UserError, for_the_user
+from ldmlab.errors import UserError, fail, for_the_user
 
 COMMANDS = {
     "demo": "the whole main job in minutes: pixels against f4 on embedded data, and the page that compares them",
@@ -47,12 +45,6 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise
         code = fail(str(known))
     sys.exit(code)
-
-
-def fail(message: str, code: int = 2) -> int:
-    """Says in one line what was wrong."""
-    print(f"ldmlab: {' '.join(message.split())}", file=sys.stderr)
-    return code
 
 
 def run(arguments: list[str]) -> int:
@@ -96,10 +88,3 @@ def run_compare(arguments: list[str]) -> int:
 
     compare(options.paths, options.output)
     return 0
-
-
-def quiet_environment() -> None:
-    """What libraries read from the environment when they are imported."""
-    defaults: dict[str, Any] = {"HYDRA_FULL_ERROR": "1", "WANDB_SILENT": "true", "WANDB_CONSOLE": "off"}
-    for name, value in defaults.items():
-        os.environ.setdefault(name, value)

@@ -1,8 +1,9 @@
-"""The exceptions that users are meant to read."""
+"""The exceptions that users are meant to read, and how they are said."""
 
 from __future__ import annotations
 
 import errno
+import sys
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -25,3 +26,9 @@ def for_the_user(error: Exception) -> Exception:
         place = error.filename or "while writing"
         return UserError(f"the disk is full ({place}): free some space and start the same command again")
     return error
+
+
+def fail(message: str, code: int = 2) -> int:
+    """Says in one line what was wrong."""
+    print(f"ldmlab: {' '.join(message.split())}", file=sys.stderr)
+    return code

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import sys
 import traceback
 from pathlib import Path
@@ -18,8 +19,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from ldmlab.cli import fail, quiet_environment
-from ldmlab.errors import Interrupted, UserError, for_the_user
+from ldmlab.errors import Interrupted, UserError, fail, for_the_user
 
 PACKAGE = Path(__file__).parent
 
@@ -182,3 +182,10 @@ def one_line(error: Exception, config_name: str, overrides: list[str]) -> str:
                 known = {}
         return f"unknown key '{full_key}'{suggestion(full_key, known)}"
     return f"{full_key}: {message}" if full_key and full_key not in message else message
+
+
+def quiet_environment() -> None:
+    """What libraries read from the environment when they are imported."""
+    defaults: dict[str, Any] = {"HYDRA_FULL_ERROR": "1", "WANDB_SILENT": "true", "WANDB_CONSOLE": "off"}
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)

@@ -54,6 +54,19 @@ def test_a_run_leaves_behind_what_the_design_says(trained):
     assert json.loads((run / "versions.json").read_text())["versions"]["torch"] == torch.__version__.split("+")[0]
 
 
+def test_an_autoencoder_logs_its_latents_channel_by_channel(trained):
+    run = trained / "runs" / "t" / "vae-f4"
+    report = json.loads((run / "summary.json").read_text())["latents"]
+    logged = {}
+    for line in (run / "metrics.jsonl").read_text().splitlines():
+        logged |= json.loads(line)
+    for quantity in ("kl", "mean", "std"):
+        channels = [logged[f"val/latent_{quantity}@channel{i}"] for i in range(4)]
+        assert channels == report[f"{quantity}_per_channel"]
+    assert logged["val/latent_min"] == report["min"] < report["max"] == logged["val/latent_max"]
+    assert all(kl > 0 for kl in report["kl_per_channel"])
+
+
 def test_a_saved_model_is_the_moving_average_and_loads_by_itself(trained):
     run = trained / "runs" / "t" / "ldm-f4"
     model, description = build.load_diffusion(run)

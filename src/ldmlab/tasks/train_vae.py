@@ -18,7 +18,7 @@ from ldmlab.modules.image_data import ImageDataModule
 from ldmlab.tasks import build, checks, measure
 from ldmlab.tasks.console import say, track
 from ldmlab.tasks.run import Run, run_name
-from ldmlab.tasks.training import device_of, finish, fit, logging_to, set_up
+from ldmlab.tasks.training import device_of, finish, fit, log_values, logging_to, set_up
 from ldmlab.types import ImageData
 
 Config = dict[str, Any]
@@ -96,6 +96,7 @@ def _train_vae(run: Run, config: Config, made_by: tuple[str, list[str]]) -> None
         val = data.split("val")
         rows = random_subset(len(val), STATISTICS_IMAGES, 0)
         report = latent_report(autoencoder, (b["image"].to(module.device) for b in in_order(val, rows, 250)))
+        log_values(loggers, named_values(report))
         autoencoder.cpu()
         build.save_model(autoencoder, run.checkpoints, {"autoencoder": settings["network"]})
         finish(
@@ -121,3 +122,15 @@ def measure_statistics(autoencoder: Autoencoder, data: ImageData, device: torch.
     generator_state = torch.get_rng_state()
     autoencoder.to(device).measure_statistics(batch["image"].to(device) for batch in in_order(source, rows, 250))
     torch.set_rng_state(generator_state)
+
+
+def named_values(report: dict[str, float | list[float]]) -> dict[str, float]:
+    """The latents' report as single values to log: `val/latent_min`, `val/latent_kl@channel0`, ..."""
+    values: dict[str, float] = {}
+    for name, value in report.items():
+        if isinstance(value, list):
+            quantity = name.removesuffix("_per_channel")
+            values |= {f"val/latent_{quantity}@channel{i}": channel for i, channel in enumerate(value)}
+        else:
+            values[f"val/latent_{name}"] = value
+    return values

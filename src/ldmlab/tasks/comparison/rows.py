@@ -83,7 +83,7 @@ class Row:
         if not sampler:
             return self.detail
         weights = " (no EMA)" if self.manifest.get("ema") is False else ""
-        more = "" if self.detail == f"{sampler}{steps}" else f" ({self.detail})"
+        more = "" if self.detail == f"{sampler}{steps}".lower() else f" ({self.detail})"
         return f"{sampler}@{steps}{weights}{more}"
 
     @property
