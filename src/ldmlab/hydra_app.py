@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import sys
 import traceback
 from pathlib import Path
@@ -14,7 +15,8 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
@@ -22,6 +24,14 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from ldmlab.errors import Interrupted, UserError, fail, for_the_user
 
 PACKAGE = Path(__file__).parent
+
+# Hydra's flags, and whether a value follows.
+FLAGS = {
+    "-h": False, "--help": False, "--hydra-help": False, "--version": False, "--resolve": False,
+    "-m": False, "--multirun": False, "--run": False, "-r": False, "--shell-completion": False,
+    "-c": True, "--cfg": True, "-p": True, "--package": True, "-i": True, "--info": True,
+    "-cp": True, "--config-path": True, "-cn": True, "--config-name": True, "-cd": True, "--config-dir": True,
+}  # fmt: skip
 
 
 def find_folder(name: str) -> Path:
@@ -40,40 +50,72 @@ def run_hydra(command: str, overrides: list[str]) -> int:
     try:
         register_experiments(config_name, overrides)
         application = hydra.main(version_base="1.3", config_path=str(find_folder("conf")), config_name=config_name)(
-            lambda config: job(command, config, failures)
+            lambda config: job(command, config, overrides, failures)
         )
-        # argparse takes overrides from one side of a flag only; users put -m anywhere
-        flags = [argument for argument in overrides if argument in ("-m", "--multirun")]
-        sys.argv = [f"ldmlab {command}", *flags, *(argument for argument in overrides if argument not in flags)]
+        sys.argv = [f"ldmlab {command}", *flags_first(overrides)]
         application()
     except (HydraException, OmegaConfBaseException) as error:
         return fail(one_line(error, config_name, overrides))
     if not failures:
         return 0
-    if len(failures) > 1:
-        print(f"ldmlab: {len(failures)} runs failed", file=sys.stderr)
-    for failure in failures:
-        code = say_failure(failure)
-    return code
+    interrupted = [failure for failure in failures if isinstance(failure, Interrupted)]
+    return exit_code(interrupted[0]) if interrupted else min(map(exit_code, failures))
 
 
-def say_failure(failure: Exception) -> int:
-    """One line for a failed job; returns its exit code: 2 for what the user can put right, 1 for our own mistake."""
-    if isinstance(failure, (UserError, Interrupted)):
-        return fail(str(failure), getattr(failure, "exit_code", 2))
-    return fail(f"{type(failure).__name__}: {failure} (a fault of ldmlab: please report it, with the traceback)", 1)
+def flags_first(arguments: list[str]) -> list[str]:
+    """Hydra's flags before the overrides: argparse takes overrides from one side of a flag only, users write both."""
+    flags, rest, remaining = [], [], list(arguments)
+    while remaining:
+        argument = remaining.pop(0)
+        if not argument.startswith("-"):
+            rest.append(argument)
+            continue
+        name = argument.partition("=")[0]
+        if name not in FLAGS:
+            setting = name.lstrip("-").replace("-", "_")
+            raise UserError(f"there is no flag {name}: settings are given as key=value, like {setting}=...")
+        flags.append(argument)
+        takes_value = FLAGS[name] and "=" not in argument
+        if takes_value and remaining and "=" not in remaining[0] and not remaining[0].startswith("-"):
+            flags.append(remaining.pop(0))
+    return [*flags, *rest]
 
 
-def job(command: str, composed: DictConfig, failures: list[Exception]) -> float | None:
-    """One job: the command's task on the resolved configuration. A failure does not stop the other jobs of a sweep."""
+def exit_code(failure: Exception) -> int:
+    """2 for what the user can put right, that of the signal for an interrupted run, 1 for our own mistake."""
+    return getattr(failure, "exit_code", 2 if isinstance(failure, UserError) else 1)
+
+
+def say_failure(failure: Exception) -> None:
+    """One line for a failed job."""
+    known = isinstance(failure, (UserError, Interrupted))
+    ours = f"{type(failure).__name__}: {failure} (a fault of ldmlab: please report it, with the traceback)"
+    fail(str(failure) if known else ours)
+
+
+def swept_keys(overrides: list[str], params: Any) -> list[str]:
+    """The keys that a sweep varies: on the command line, or in a study's `hydra.sweeper.params`."""
+    parsed = OverridesParser.create().parse_overrides(
+        [item for item in overrides if "=" in item and not item.startswith("-")]
+    )
+    return [item.key_or_group for item in parsed if item.is_sweep_override()] + list(params or ())
+
+
+def job(command: str, composed: DictConfig, given: list[str], failures: list[Exception]) -> float | None:
+    """One job: the command's task on the resolved configuration. A failure does not stop the other jobs of a sweep.
+
+    `given` is the whole command line, of which a sweep's job has one value of each.
+    """
     state = HydraConfig.get()
     try:
         config: Any = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         failures.append(UserError(one_line(error, "", [])))
+        say_failure(failures[-1])
         return None
     groups = {group: choice for group, choice in state.runtime.choices.items() if not group.startswith("hydra/")}
     config["choices"] = {group: choice for group, choice in groups.items() if choice is not None and "@" not in group}
+    config["swept"] = swept_keys(given, state.sweeper.get("params")) if state.mode == RunMode.MULTIRUN else []
     config.pop("experiment", None)
     overrides = list(state.overrides.task)
 
@@ -88,8 +130,7 @@ def job(command: str, composed: DictConfig, failures: list[Exception]) -> float 
         if not isinstance(failure, (UserError, Interrupted)):
             traceback.print_exc()
         failures.append(failure)
-        if state.mode == RunMode.MULTIRUN:
-            say_failure(failure)  # at once: the jobs that follow may take hours
+        say_failure(failure)  # at once: the jobs that follow may take hours
     return None
 
 
@@ -159,6 +200,14 @@ def suggestion(key: str, known: Any) -> str:
 def one_line(error: Exception, config_name: str, overrides: list[str]) -> str:
     """What is wrong and what to do, from the chain of exceptions that Hydra and OmegaConf raise."""
     cause = error.__cause__ or error
+    if "Ambiguous value" in str(error):
+        swept = re.sub(r"(?s).*Ambiguous value for argument '([^=]*)=.*", r"\1", str(error))
+        return f"{swept}: several values make a sweep, with -m; a list is {swept}=[a,b], a text '{swept}=\"a, b\"'"
+    if isinstance(error, OverrideParseException):
+        wrong = error.override or ""
+        name, equals, value = wrong.partition("=")
+        fix = f"quote the value: '{name}=\"{value}\"'" if equals else f"settings are key=value, not '{wrong}'"
+        return f"cannot read {wrong}: {fix}"
     if isinstance(error, MissingMandatoryValue) or isinstance(cause, MissingMandatoryValue):
         key = getattr(cause, "full_key", None) or getattr(error, "full_key", "")
         return f"{key} is needed and not set: give {key}=..."
@@ -169,7 +218,7 @@ def one_line(error: Exception, config_name: str, overrides: list[str]) -> str:
         close = difflib.get_close_matches(choice, options, n=1)
         hint = f"did you mean {close[0]}? " if close else ""
         return f"{name}={choice}: there is no such option; {hint}options: {', '.join(options)}"
-    full_key = getattr(cause, "full_key", None)
+    full_key = str(getattr(cause, "full_key", None) or "")
     lines = [line for line in str(cause).splitlines() if line.strip()]
     message = lines[0] if lines else type(cause).__name__
     if full_key and "not in" in message:
@@ -180,6 +229,11 @@ def one_line(error: Exception, config_name: str, overrides: list[str]) -> str:
                 known: Any = OmegaConf.to_container(compose(config_name, groups), resolve=False)
             except (HydraException, OmegaConfBaseException):
                 known = {}
+        option_group, _, option = full_key.partition(".")
+        close = difflib.get_close_matches(option, known.get(option_group) or ())
+        if not close and config_name in ("sample", "evaluate") and option_group in ("sampler", "guidance", "metrics"):
+            advice = f"choose one with {option_group}=..., or write +{full_key}=..."
+            return f"{full_key}: not a setting of every {option_group}; {advice}"
         return f"unknown key '{full_key}'{suggestion(full_key, known)}"
     return f"{full_key}: {message}" if full_key and full_key not in message else message
 

@@ -134,18 +134,31 @@ def test_the_autoencoder_is_frozen_and_stays_in_evaluation_mode():
     assert diffusion.network.denoiser.conv_in.weight.grad.abs().sum() > 0
 
 
-def test_clipping_keeps_x0_in_the_range_of_the_data_and_noise_consistent():
+def test_clipping_keeps_the_guided_x0_in_the_range_of_the_data_and_noise_consistent():
     autoencoder = IdentityAutoencoder()
     autoencoder.measure_statistics([batch(32)["image"] * 0.5])
+    low, high = autoencoder.normalized_range()
     objective = Objective(Cosine(), PREDICTIONS["epsilon"], Discrete(), Uniform(), clip_x0=True)
     diffusion = model(objective, autoencoder)
-    xt, t = torch.randn(2, 3, 16, 16), torch.tensor([1.0, 0.9])
-    prediction = diffusion.denoise(diffusion.network, xt, t, diffusion.network.conditioner.null(2, xt.device))
-    low, high = autoencoder.normalized_range()
-    assert (prediction.x0 >= low).all()
-    assert (prediction.x0 <= high).all()
-    alpha, sigma = (c[:, None, None, None] for c in Cosine().coefficients(t))
-    torch.testing.assert_close(alpha * prediction.x0 + sigma * prediction.noise, xt)
+    seen = []
+
+    def look(denoise, noise, schedule, randn_like):
+        for t in (torch.tensor([1.0, 1.0]), torch.tensor([0.9, 0.9])):
+            prediction = denoise(noise, t)
+            alpha, sigma = (c[:, None, None, None] for c in schedule.coefficients(t))
+            torch.testing.assert_close(alpha * prediction.x0 + sigma * prediction.noise, noise)
+            seen.append(prediction.x0)
+        return noise
+
+    diffusion.sample({"label": torch.tensor([0, 1])}, [1, 2], 16, look, ClassifierFree(scale=5.0))
+    assert len(seen) == 2
+    assert all((x0 >= low).all() and (x0 <= high).all() for x0 in seen)
+    assert any((x0 == high).any() for x0 in seen)  # some of it was outside
+
+
+def test_epsilon_is_refused_on_a_path_that_ends_in_pure_noise():
+    with pytest.raises(ValueError, match="use v or velocity"):
+        Objective.from_names(RectifiedFlow(), "epsilon", Discrete(), Uniform())
 
 
 def test_the_weighting_multiplies_each_sample_s_squared_error():

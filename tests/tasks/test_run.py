@@ -1,4 +1,5 @@
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from ldmlab.errors import UserError
 from ldmlab.tasks.run import check_zip, first_difference, read_run, run_name
@@ -6,11 +7,25 @@ from ldmlab.tasks.run import check_zip, first_difference, read_run, run_name
 
 def test_a_name_says_what_was_changed_and_no_more():
     overrides = ["seed=1", "study=x", "data=cifar10", "data.image_size=64", "budget.steps=3", "scheduler=cosine"]
-    assert run_name("ldm", "f4", overrides) == "ldm-f4-scheduler=cosine-seed=1"
+    assert run_name("ldm", "f4", overrides) == "ldm-f4-scheduler-cosine-seed-1"
 
 
 def test_a_stage_one_name_drops_the_group():
-    assert run_name("vae", "f8", ["autoencoder.batch_size=8"]) == "vae-f8-batch_size=8"
+    assert run_name("vae", "f8", ["autoencoder.batch_size=8"]) == "vae-f8-batch_size-8"
+
+
+def test_a_sweep_names_its_runs_by_what_it_varies():
+    overrides = ["data=cifar10", "budget.cpu_seconds=300"]
+    assert run_name("ldm", "f4", overrides, ["budget.cpu_seconds"]) == "ldm-f4-budget.cpu_seconds-300"
+
+
+def test_a_name_needs_no_quotes_in_an_override():
+    name = run_name(
+        "ldm", "f4", ["denoiser.channel_multipliers=[1,2,2]", "downsampling.latent_channels=8", "+a.b='x y'"]
+    )
+    (parsed,) = OverridesParser.create().parse_overrides([f"from=runs/t/{name}"])
+    assert parsed.value() == f"runs/t/{name}"
+    assert name == "ldm-f4-a.b-_x_y_-denoiser.channel_multipliers-_1_2_2_-downsampling.latent_channels-8"
 
 
 def test_the_first_difference_is_named_and_volatile_settings_do_not_count():

@@ -89,6 +89,36 @@ def test_a_complete_run_is_not_trained_again(copy_of_trained, ldmlab, monkeypatc
     assert (copy_of_trained / "ldm-f4" / "summary.json").read_bytes() == before
 
 
+def test_a_complete_run_keeps_its_provenance(copy_of_trained, ldmlab):
+    run = copy_of_trained / "ldm-f4"
+    before = {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
+    arguments = ["study=t", "name=ldm-f4", "autoencoder_from=runs/t/vae-f4", *TINY_LDM, "trainer.grids=0"]
+    assert ldmlab("train-ldm", *arguments, "overwrite=true") == 0
+    assert {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()} == before
+
+
+def test_overwrite_keeps_the_progress_of_the_same_run_and_replaces_a_damaged_one(ldmlab, monkeypatch):
+    options = ["study=t", "name=v", *TINY_VAE, "overwrite=true", "trainer.checkpoint_steps=2"]
+    step, seen = AutoencoderModule.training_step, []
+
+    def stopped(self, batch, index):
+        seen.append(self.global_step)
+        if self.global_step == 3 and seen.count(3) == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(self, batch, index)
+
+    monkeypatch.setattr(AutoencoderModule, "training_step", stopped)
+    assert ldmlab("train-vae", *options) == 130
+    assert ldmlab("train-vae", *options) == 0
+    assert seen == [0, 1, 2, 3, 4, 5]
+    checkpoint = ldmlab.folder / "runs/t/v/checkpoints/last.ckpt"
+    (ldmlab.folder / "runs/t/v/summary.json").unlink()
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    assert "overwrite=true" in ldmlab.error("train-vae", *options[:-2])
+    assert ldmlab("train-vae", *options) == 0
+    assert len(seen) == 12
+
+
 def test_a_name_that_is_taken_by_other_settings_is_refused(copy_of_trained, ldmlab):
     before = (copy_of_trained / "ldm-f4" / "summary.json").read_bytes()
     said = ldmlab.error(
@@ -124,8 +154,8 @@ def test_a_run_stopped_in_the_middle_and_resumed_ends_with_bitwise_the_same_weig
     with monkeypatch.context() as patch:
         patch.setattr(module, "training_step", stopped)
         if how == "crash":
-            with pytest.raises(RuntimeError, match="power cut"):
-                ldmlab(command, "study=cut", *options)
+            assert ldmlab(command, "study=cut", *options) == 1
+            assert "power cut" in ldmlab.said.err
         else:
             assert ldmlab(command, "study=cut", *options) == 130
             assert "goes on from there" in ldmlab.said.err
@@ -165,8 +195,11 @@ def test_a_sweep_trains_an_autoencoder_for_each_factor_once_and_compares(ldmlab,
     monkeypatch.setattr(AutoencoderModule, "training_step", lambda *_: pytest.fail("trained again"))
     caches = set((ldmlab.folder / "runs" / ".cache" / "latents").iterdir())
     assert ldmlab("train-ldm", "study=s", "scheduler=cosine", *TINY_LDM) == 0
-    assert len(list(study.glob("ldm-f4*scheduler=cosine*"))) == 1
+    assert len(list(study.glob("ldm-f4*scheduler-cosine*"))) == 1
     assert set((ldmlab.folder / "runs" / ".cache" / "latents").iterdir()) == caches
+    # and yet it is charged for both, as the first one was
+    second = json.loads(next(study.glob("ldm-f4*scheduler-cosine*/summary.json")).read_text())
+    assert second["cost_autoencoder"] == costs["f4"]["cost_autoencoder"]
 
 
 @pytest.fixture
@@ -227,7 +260,9 @@ def test_a_full_disk_ends_in_one_line(ldmlab, monkeypatch):
 def test_the_default_logger_keeps_offline_wandb_runs_of_both_stages(ldmlab):
     options = [option for option in TINY_LDM if not option.startswith("logger=")]
     assert ldmlab("train-ldm", "study=w", *options) == 0
-    for run in (ldmlab.folder / "runs/w").glob("*-f4*"):
+    runs = [path for path in (ldmlab.folder / "runs/w").iterdir() if path.is_dir()]
+    assert len(runs) == 2
+    for run in runs:
         assert len(list(run.glob("wandb/offline-run-*/*.wandb"))) == 1
 
 

@@ -65,6 +65,7 @@ class Checkpoints(L.Callback):
         self.interrupted_by: signal.Signals | None = None
         self._handlers: dict[signal.Signals, Any] = {}
         self._saved_at = 0.0
+        self._step = 0
 
     def on_fit_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Listens for signals and starts the clock."""
@@ -79,10 +80,16 @@ class Checkpoints(L.Callback):
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
         """Saves where it is time to."""
         step = trainer.global_step
+        if step == self._step and self.interrupted_by is None:
+            return  # within an accumulation of gradients, which a checkpoint does not hold
+        self._step = step
         due = time.monotonic() - self._saved_at > self.every_seconds
         due = due or bool(self.every_steps and step % self.every_steps == 0)
         if due or self.interrupted_by is not None or trainer.should_stop:
-            trainer.save_checkpoint(self.path)
+            # in one move, so that there is a whole checkpoint at every moment
+            building = self.path.with_name(f".{self.path.name}")
+            trainer.save_checkpoint(building)
+            building.replace(self.path)
             self._saved_at = time.monotonic()
         if self.interrupted_by is not None:
             trainer.should_stop = True

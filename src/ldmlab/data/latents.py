@@ -8,6 +8,7 @@ split, the flip and what is kept:
 | `mean.npy`, `std.npy` | the posterior's moments, float16 (N, C, h, w), memory-mapped |
 | `<key>.npy` | what else the conditioner reads of a batch (`label`, `semantic`, ...), (N, ...) |
 | `caption.json` | list of N strings |
+| `cost.json` | wall and CPU seconds that encoding took |
 
 The moments are kept, not a draw: each step draws anew, as if it encoded the image again.
 """
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -30,11 +32,14 @@ from ldmlab.types import Batch, ImageSource
 Encode = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Images (B, 3, H, W) in [-1, 1] -> the posterior's mean and std, both (B, C, h, w)."""
 
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 
 
 class CachedLatents:
-    """A source of latents: batches hold `latent_mean` and `latent_std` in place of `image`."""
+    """A source of latents: batches hold `latent_mean` and `latent_std` in place of `image`.
+
+    `seconds` and `cpu_seconds` are what encoding took.
+    """
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -47,6 +52,8 @@ class CachedLatents:
         self._mean, self._std = mapped("mean.npy"), mapped("std.npy")
         others = [path for path in self.folder.glob("*.npy") if path.name not in ("mean.npy", "std.npy")]
         self._others = {path.stem: mapped(path.name) for path in others}
+        cost = json.loads((self.folder / "cost.json").read_text("utf-8"))
+        self.seconds, self.cpu_seconds = cost["seconds"], cost["cpu_seconds"]
         captions = self.folder / "caption.json"
         self._captions: list[str] | None = json.loads(captions.read_text("utf-8")) if captions.exists() else None
 
@@ -100,6 +107,7 @@ def cache_latents(
     """
     if folder.exists():
         return CachedLatents(folder)
+    wall, cpu = time.perf_counter(), time.process_time()
     batches: Iterable[Batch] = in_order(source, range(len(source)), batch_size)
     if progress is not None:
         batches = progress(batches, -(-len(source) // batch_size))
@@ -123,6 +131,8 @@ def cache_latents(
             start = stop
         for key, parts in others.items():
             np.save(building / f"{key}.npy", torch.cat(parts).numpy())
+        cost = {"seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu}
+        (building / "cost.json").write_text(json.dumps(cost), encoding="utf-8")
         if captions:
             (building / "caption.json").write_text(json.dumps(captions, ensure_ascii=False), encoding="utf-8")
     return CachedLatents(folder)

@@ -72,6 +72,8 @@ class SelfAttention(nn.Module):
     def __init__(self, channels: int, head_channels: int = 32):
         super().__init__()
         self.heads = max(channels // head_channels, 1)
+        if channels % self.heads:
+            raise ValueError(f"denoiser.head_channels: {head_channels} does not divide the width {channels}")
         self.norm = group_norm(channels)
         self.qkv = nn.Linear(channels, 3 * channels)
         self.out = zero_init(nn.Linear(channels, channels))

@@ -50,6 +50,11 @@ class ClassifierFree:
     start: float = 0.0
     stop: float = 1.0
 
+    def __post_init__(self) -> None:
+        for name in ("scale", "start", "stop"):
+            if not isinstance(getattr(self, name), (int, float)):
+                raise ValueError(f"guidance.{name}: a number is needed, not {getattr(self, name)}")
+
     def __call__(
         self, denoise: ConditionalDenoise, xt: Tensor, t: Tensor, conditioning: Conditioning, null: Conditioning
     ) -> Prediction:

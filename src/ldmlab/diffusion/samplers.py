@@ -46,10 +46,14 @@ class PerSampleNoise:
         return torch.stack(draws).to(like)
 
 
+def check_steps(steps: int) -> None:
+    """Raises ValueError unless there is at least one step."""
+    if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
+        raise ValueError(f"sampler.steps: a whole number of 1 or more is needed, not {steps}")
+
+
 def uniform_times(steps: int) -> Tensor:
     """steps + 1 times from 1 to 0, equally spaced, float64."""
-    if steps < 1:
-        raise ValueError(f"a sampler takes at least 1 step, not {steps}")
     return torch.linspace(1, 0, steps + 1, dtype=torch.float64)
 
 
@@ -72,6 +76,11 @@ class DDIM:
 
     steps: int = 50
     eta: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_steps(self.steps)
+        if not isinstance(self.eta, (int, float)) or self.eta < 0:
+            raise ValueError(f"sampler.eta: a number of 0 or more is needed, not {self.eta}")
 
     def __call__(self, denoise: Denoise, noise: Tensor, schedule: Schedule, randn_like: RandnLike) -> Tensor:
         """Samples (B, ...) from initial standard normal `noise` (B, ...)."""
@@ -106,6 +115,7 @@ class DDPM:
     variance: str = "small"
 
     def __post_init__(self) -> None:
+        check_steps(self.steps)
         if self.variance not in ("small", "large"):
             raise ValueError(f'sampler.variance is "small" or "large", not "{self.variance}"')
 
@@ -146,6 +156,9 @@ class Euler:
 
     steps: int = 50
 
+    def __post_init__(self) -> None:
+        check_steps(self.steps)
+
     def __call__(self, denoise: Denoise, noise: Tensor, schedule: Schedule, randn_like: RandnLike) -> Tensor:
         """Samples (B, ...) from initial standard normal `noise` (B, ...)."""
         times = uniform_times(self.steps)
@@ -165,6 +178,9 @@ class Heun:
     """
 
     steps: int = 25
+
+    def __post_init__(self) -> None:
+        check_steps(self.steps)
 
     def __call__(self, denoise: Denoise, noise: Tensor, schedule: Schedule, randn_like: RandnLike) -> Tensor:
         """Samples (B, ...) from initial standard normal `noise` (B, ...)."""

@@ -45,6 +45,12 @@ class Objective:
         """The objective as a config in `conf/scheduler` states it; raises ValueError for an unknown prediction."""
         if prediction not in PREDICTIONS:
             raise ValueError(f'scheduler.prediction is one of {", ".join(PREDICTIONS)}, not "{prediction}"')
+        alpha, _ = schedule.coefficients(torch.ones(1))
+        if prediction == "epsilon" and alpha.item() == 0:
+            raise ValueError(
+                "scheduler.prediction: epsilon says nothing about x0 at the end of this path, where only noise is "
+                "left; use v or velocity"
+            )
         return cls(schedule, PREDICTIONS[prediction], times, weighting, clip_x0)
 
 
@@ -129,9 +135,13 @@ class LatentDiffusion(nn.Module):
         """x0 and noise as `network` predicts them at normalised latents xt (B, C, h, w) and times t (B,)."""
         alpha, sigma = self.objective.schedule.coefficients(t)
         output = network.denoiser(xt, t, conditioning).float()
-        prediction = self.objective.prediction.to_prediction(output, xt, alpha, sigma)
+        return self.objective.prediction.to_prediction(output, xt, alpha, sigma)
+
+    def clip(self, prediction: Prediction, xt: Tensor, t: Tensor) -> Prediction:
+        """The prediction with x0 in the range of the data, where the objective asks for it, and the noise to match."""
         if not self.objective.clip_x0:
             return prediction
+        alpha, sigma = self.objective.schedule.coefficients(t)
         low, high = self.autoencoder.normalized_range()
         x0 = torch.minimum(torch.maximum(prediction.x0, low), high)
         return Prediction(x0, (xt - expand(alpha, xt) * x0) / expand(sigma, xt))
@@ -162,11 +172,13 @@ class LatentDiffusion(nn.Module):
             rows += xt.shape[0]
             return self.denoise(network, xt, t, told)
 
+        def guided(xt: Tensor, t: Tensor) -> Prediction:
+            # clipped after guidance, which leaves the range of what it is given
+            return self.clip(guidance(evaluate, xt, t, conditioning, null), xt, t)
+
         randn_like = PerSampleNoise(seeds)
         shape = (len(seeds), self.autoencoder.latent_channels, latent_size, latent_size)
         noise = randn_like(torch.empty(shape, device=device))
-        latents = sampler(
-            lambda xt, t: guidance(evaluate, xt, t, conditioning, null), noise, self.objective.schedule, randn_like
-        )
+        latents = sampler(guided, noise, self.objective.schedule, randn_like)
         images = self.autoencoder.decode(self.autoencoder.denormalize(latents)).clamp(-1, 1)
         return Samples(images, latents, rows / len(seeds))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from ldmlab.autoencoders.base import Autoencoder
-from ldmlab.diffusion.guidance import Guidance
+from ldmlab.conditioners.base import NoConditioner
+from ldmlab.diffusion.guidance import ClassifierFree, Guidance
 from ldmlab.diffusion.samplers import Sampler
 from ldmlab.errors import UserError
 from ldmlab.modules.model import ConditionalDenoiser, LatentDiffusion, Objective
@@ -39,12 +41,26 @@ def build(config: Config, option: str, **arguments: Any) -> Any:
         raise UserError(message if message.startswith(option) else f"{option}: {message}") from error
 
 
+def try_out(option: str, action: Callable[[], Any]) -> None:
+    """Runs `action`, a small part of what the run will do; what fails ends in a UserError that names `option`.
+
+    The random numbers that it draws are drawn again by the run.
+    """
+    try:
+        with torch.random.fork_rng():
+            action()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"{option}: {str(error).splitlines()[0]}") from error
+
+
 def best_device(accelerator: str = "auto") -> torch.device:
     """The device that `accelerator` stands for: a GPU where there is one that works, unless it is "cpu"."""
     # asked first: a build with CUDA names its accelerator even where no driver is installed
     if accelerator == "cpu" or not torch.accelerator.is_available():
         return torch.device("cpu")
-    return torch.accelerator.current_accelerator() or torch.device("cpu")
+    device = torch.accelerator.current_accelerator() or torch.device("cpu")
+    # Apple's GPUs have no float64, in which schedules and latent statistics are computed
+    return torch.device("cpu") if device.type == "mps" else device
 
 
 def build_data(config: Config) -> ImageData:
@@ -94,6 +110,13 @@ def check_conditioner(config: Config, info: DataInfo) -> None:
     problem = conditioner.problem_with(info)
     if problem:
         raise UserError(f"conditioner: {problem}; use conditioner=none or other data")
+
+
+def check_guidance(config: Config) -> None:
+    """Raises UserError if there is nothing to guide with: each step would pay for two equal evaluations."""
+    conditioner: Any = get_class(config["conditioner"]["_target_"])
+    if isinstance(build_guidance(config), ClassifierFree) and issubclass(conditioner, NoConditioner):
+        raise UserError("guidance: an unconditional model has nothing to be guided by; use guidance=none")
 
 
 def save_model(module: torch.nn.Module, folder: Path, description: Config) -> str:

@@ -2,13 +2,101 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from ldmlab.errors import UserError
 from ldmlab.tasks.run import read_run
 
 Config = dict[str, Any]
+
+WHOLE_NUMBERS = {
+    "batch_size": 1,
+    "seed": None,
+    "n": 1,
+    "data.image_size": 1,
+    "autoencoder.batch_size": 1,
+    "autoencoder.seed": None,
+    "autoencoder.warmup_steps": 0,
+    "metrics.samples": 4,
+    "metrics.sampling_batch": 1,
+    "metrics.seed": None,
+    "metrics.latency_repeats": 0,
+    "metrics.previews": 0,
+    "metrics.preview_samples": 4,
+    "trainer.warmup_steps": 0,
+    "trainer.num_workers": 0,
+    "trainer.threads": 1,
+    "trainer.checkpoint_steps": 1,
+    "trainer.grids": 0,
+}
+"""Keys with the smallest value that they may have; those whose default is null may be null."""
+
+NUMBERS = {
+    "autoencoder.kl_weight": (0, None),
+    "drop_probability": (0, 1),
+    "ema_gamma": (0, None),
+    "trainer.checkpoint_seconds": (0, None),
+}
+"""Keys with the smallest and the largest value that they may have."""
+
+MAY_BE_NULL = ("trainer.threads", "trainer.checkpoint_steps")
+
+
+def value_at(config: Config, key: str) -> Any:
+    """The value of a dotted key, ABSENT if there is none."""
+    value: Any = config
+    for part in key.split("."):
+        if not isinstance(value, dict) or part not in value:
+            return ABSENT
+        value = value[part]
+    return value
+
+
+ABSENT = object()
+
+
+def is_number(value: Any, whole: bool) -> bool:
+    """Whether a value is a number, and not true or false, which Python counts among them."""
+    return isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
+
+
+def check_numbers(config: Config) -> None:
+    """Numbers are numbers, and in their range."""
+    for key, least in WHOLE_NUMBERS.items():
+        value = value_at(config, key)
+        if value is ABSENT or (value is None and key in MAY_BE_NULL):
+            continue
+        if not is_number(value, whole=True) or (least is not None and value < least):
+            least_said = "" if least is None else f" of {least} or more"
+            raise UserError(f"{key}: a whole number{least_said} is needed, not {value}")
+    for key, (low, high) in NUMBERS.items():
+        value = value_at(config, key)
+        if value is ABSENT:
+            continue
+        if not is_number(value, whole=False) or value < low or (high is not None and value > high):
+            wanted = f"of {low} or more" if high is None else f"from {low} to {high}"
+            raise UserError(f"{key}: a number {wanted} is needed, not {value}")
+
+
+def check_groups(config: Config) -> None:
+    """Groups of settings have not been replaced by a value."""
+    for group in ("budget", "data", "autoencoder", "downsampling", "metrics", "trainer", "sampler", "guidance"):
+        if group in config and not isinstance(config[group], dict):
+            keys = "cpu_seconds" if group == "budget" else "KEY"
+            raise UserError(f"{group}: {config[group]} is no value for a group of settings; set {group}.{keys}=...")
+    for group in ("sampler", "guidance"):
+        if group in config and config[group].get("_target_") is None:
+            raise UserError(f"{group}=as_trained is for the commands sample and evaluate; choose another here")
+
+
+def check_place(config: Config) -> None:
+    """Study and name are names of folders within `runs_dir`."""
+    name, study = config["name"], config["study"]
+    if not isinstance(name, str) or not name or PurePath(name).name != name or name.startswith("."):
+        raise UserError(f"name: the name of a folder is needed, without slashes, not '{name}'")
+    if not isinstance(study, str) or not study or PurePath(study).is_absolute() or ".." in PurePath(study).parts:
+        raise UserError(f"study: the name of a folder within {config['runs_dir']} is needed, not '{study}'")
 
 
 def check_budget(config: Config) -> None:
@@ -19,8 +107,28 @@ def check_budget(config: Config) -> None:
             "budget: no limit is set; set one of " + ", ".join(f"budget.{name}" for name in config["budget"])
         )
     for name, limit in limits.items():
-        if not isinstance(limit, int | float) or limit <= 0:
+        if not is_number(limit, whole=False) or limit <= 0:
             raise UserError(f"budget.{name}: a positive number is needed, not {limit}")
+    if config["trainer"]["num_workers"] and "cpu_seconds" in limits:
+        raise UserError(
+            "budget.cpu_seconds: the loader's worker processes are not counted; "
+            "with trainer.num_workers set budget.cpu_seconds=null and budget.seconds=..., or another limit"
+        )
+
+
+def check_autoencoder(config: Config) -> None:
+    """The identity goes with f1, and only with it."""
+    downsampling = config["downsampling"]
+    name, factor = downsampling["name"], downsampling["factor"]
+    if name != f"f{factor}":
+        raise UserError(
+            f"downsampling.factor: {name} with factor {factor}; another factor is another file: "
+            f"conf/downsampling/f{factor}.yaml, made after {name}.yaml"
+        )
+    identity = "optimizer" not in config["autoencoder"]
+    if identity != (factor == 1):
+        wanted = "has nothing to compress: use autoencoder=identity" if factor == 1 else "needs autoencoder=kl"
+        raise UserError(f"autoencoder: downsampling=f{factor} {wanted}")
 
 
 def check_sizes(config: Config) -> None:
@@ -37,6 +145,35 @@ def check_sizes(config: Config) -> None:
                 f"({size} / f{factor}), which {len(denoiser['channel_multipliers'])} levels cannot halve "
                 "evenly; take fewer levels, a smaller downsampling factor or larger images"
             )
+
+
+def check_trainer(config: Config) -> None:
+    """What this version of the lab can train with."""
+    lightning = config["trainer"]["lightning"]
+    if lightning.get("devices") not in (1, "1") or lightning.get("num_nodes", 1) != 1:
+        raise UserError(
+            "trainer.lightning.devices: a run trains on one device; several devices share the runs of a sweep"
+        )
+    precision = str(lightning.get("precision"))
+    if precision.endswith("-true") and precision != "32-true":
+        raise UserError(f"trainer.lightning.precision: {precision} is not supported; use 32-true or bf16-mixed")
+    if precision.endswith("-mixed") and lightning.get("gradient_clip_val"):
+        for key in ("optimizer.fused", "autoencoder.optimizer.fused"):
+            if value_at(config, key) is True:
+                raise UserError(
+                    f"{key}: a fused optimiser cannot clip gradients with precision {precision}: set {key}=false"
+                )
+
+
+def check_metrics(config: Config) -> None:
+    """What is measured is there."""
+    metrics = config["metrics"]
+    if metrics["reference_split"] not in ("train", "val"):
+        raise UserError(f"metrics.reference_split: train or val, not {metrics['reference_split']}")
+    if not isinstance(metrics["features"], dict):
+        raise UserError(
+            f"metrics.features: choose a file of the group with a slash: metrics/features={metrics['features']}"
+        )
 
 
 def check_data_path(config: Config) -> None:
@@ -61,23 +198,38 @@ def check_autoencoder_from(config: Config) -> None:
 
 def check_share(config: Config) -> None:
     """Stage one leaves something to stage two."""
-    if not 0 < config["autoencoder_share"] < 1:
-        raise UserError(f"autoencoder_share: a number between 0 and 1 is needed, not {config['autoencoder_share']}")
+    share = config["autoencoder_share"]
+    if not is_number(share, whole=False) or not 0 < share < 1:
+        raise UserError(f"autoencoder_share: a number between 0 and 1 is needed, not {share}")
+
+
+def check_both(config: Config) -> None:
+    """What the stages have in common."""
+    check_groups(config)
+    check_place(config)
+    check_numbers(config)
+    check_budget(config)
+    check_autoencoder(config)
+    check_sizes(config)
+    check_trainer(config)
+    check_metrics(config)
+    check_data_path(config)
 
 
 def check_vae(config: Config) -> None:
     """Everything about a stage-one configuration that needs no data."""
     if config["downsampling"]["factor"] == 1:
         raise UserError("downsampling: f1 is the identity and has nothing to train; use it with train-ldm")
-    check_budget(config)
-    check_sizes(config)
-    check_data_path(config)
+    check_both(config)
 
 
 def check_ldm(config: Config) -> None:
     """Everything about a stage-two configuration that needs no data."""
-    check_budget(config)
-    check_sizes(config)
-    check_data_path(config)
+    check_both(config)
     check_share(config)
     check_autoencoder_from(config)
+
+
+def check_measuring(config: Config) -> None:
+    """Numbers of the commands that use a trained run."""
+    check_numbers({**config, "metrics": {k: v for k, v in config.get("metrics", {}).items() if v is not None}})

@@ -7,6 +7,7 @@ reconstructions and further real images can be put side by side.
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -16,6 +17,7 @@ from statistics import quantiles
 from typing import Any
 
 import torch
+from hydra.utils import get_class
 from torch import Tensor
 
 from ldmlab.autoencoders.base import Autoencoder
@@ -23,10 +25,11 @@ from ldmlab.data.cache_folder import new_folder
 from ldmlab.data.loader import in_order, random_subset
 from ldmlab.diffusion.guidance import Guidance
 from ldmlab.diffusion.samplers import Sampler
+from ldmlab.errors import UserError
 from ldmlab.metrics.distances import frechet_distance, kernel_distance
 from ldmlab.metrics.extractors import FeatureExtractor, to_uint8
 from ldmlab.metrics.reconstruction import Reconstruction
-from ldmlab.metrics.speed import device_name, peak_memory_mb, synchronize
+from ldmlab.metrics.speed import device_name, peak_memory_mb, reset_peak_memory, synchronize
 from ldmlab.modules.model import ConditionalDenoiser, LatentDiffusion
 from ldmlab.tasks import build
 from ldmlab.types import Batch, ImageData
@@ -38,6 +41,7 @@ Metrics = dict[str, dict[str, Any]]
 """{name: {"value", "standard_error" (optional), "manifest"}}, as summary.json holds them."""
 
 EXTRACTION_BATCH = 64
+LEAST_SAMPLES = 4  # for an unbiased estimate of the kernel distance and its error
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,11 @@ class Quality:
         """
         length = len(data.split(split))
         n = min(samples, length)
+        if n < LEAST_SAMPLES:
+            raise UserError(
+                f"metrics: the {split} split has {length} images, measuring needs {LEAST_SAMPLES} or more: "
+                "hold out more of the data with data.val_fraction, or add images"
+            )
         order = random_subset(length, length, seed)
         if length >= 2 * n:
             floor_split, floor_rows = split, order[n : 2 * n]
@@ -139,12 +148,12 @@ class Quality:
         kernel = kernel_distance(reference, features)
         manifest = {**self.manifest(), "samples": len(features), **manifest}
         return {
-            f"val/{self.extractor.kernel_name}@{detail}": {
+            f"{self.split}/{self.extractor.kernel_name}@{detail}": {
                 "value": kernel.value,
                 "standard_error": kernel.standard_error,
                 "manifest": manifest,
             },
-            f"val/{self.extractor.frechet_name}@{detail}": {
+            f"{self.split}/{self.extractor.frechet_name}@{detail}": {
                 "value": frechet_distance(reference, features),
                 "manifest": manifest,
             },
@@ -186,7 +195,7 @@ def measure_reconstruction(autoencoder: Autoencoder, quality: Quality, track: Tr
         fidelity.update(images, autoencoder.decode(autoencoder.encode(images).mean).clamp(-1, 1))
     manifest = {"split": quality.split, "samples": quality.samples, "latent": "posterior mean"}
     metrics: Metrics = {
-        f"val/{name}": {"value": value, "manifest": manifest} for name, value in fidelity.compute().items()
+        f"{quality.split}/{name}": {"value": value, "manifest": manifest} for name, value in fidelity.compute().items()
     }
     batches = quality.floor_images(EXTRACTION_BATCH)
     count = -(-len(quality.floor_rows) // EXTRACTION_BATCH)
@@ -229,6 +238,7 @@ def measure_generation(
         synchronize(device)
         return samples.images, time.perf_counter() - start, samples.evaluations
 
+    reset_peak_memory(device)
     features, batch_seconds, evaluations = [], [], 0.0
     starts = list(range(0, quality.samples, sampling_batch))
     for start in track(starts, len(starts), f"sampling {quality.samples} images ({detail})"):
@@ -237,6 +247,7 @@ def measure_generation(
         if start > 0 and len(rows) == sampling_batch:
             batch_seconds.append(seconds)
         features.append(quality.features([images]))
+    peak = peak_memory_mb(device)
 
     manifest = {**description, "nfe": evaluations, "seed": seed, "ema": True}
     metrics = quality.distances(torch.cat(features), detail, manifest, track)
@@ -255,7 +266,9 @@ def measure_generation(
         metrics[f"speed/latency_s@{detail}"] = timed(latencies, lambda seconds: seconds, {**speed, "batch_size": 1})
     metrics[f"speed/decode_images_per_s@{detail}"] = measure_decoding(model, latent_size, sampling_batch, device, speed)
     metrics[f"speed/nfe@{detail}"] = {"value": evaluations, "manifest": speed}
-    metrics[f"speed/peak_memory_mb@{detail}"] = {"value": peak_memory_mb(device), "manifest": speed}
+    # a CPU's peak cannot be started anew
+    covers = "sampling" if device.type == "cuda" else "the whole process, training included"
+    metrics[f"speed/peak_memory_mb@{detail}"] = {"value": peak, "manifest": {**speed, "covers": covers}}
     return metrics
 
 
@@ -307,13 +320,38 @@ def quality_of(config: dict[str, Any], data: ImageData, device: torch.device) ->
     )
 
 
-def sampling_detail(config: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """How metrics of this sampler are named, "ddim50", and what their manifest says of it."""
+def sampling_detail(
+    config: dict[str, Any], trained_guidance: dict[str, Any] | None = None
+) -> tuple[str, dict[str, Any]]:
+    """How metrics of this sampler are named, "ddim50", and what their manifest says of it.
+
+    The name says what differs from the sampler's defaults, "ddim50-eta1.0", and from the guidance that the run was
+    trained for, where that is given: "euler20-scale1.0", "euler20-noguidance".
+    """
+    sampler, differing = option_name(config["sampler"], leave_out=("steps",))
+    parts = [f"{sampler.lower()}{config['sampler']['steps']}", *differing]
+    guidance, changed = option_name(config["guidance"], compared_with=trained_guidance or config["guidance"])
+    if trained_guidance is not None and config["guidance"] != trained_guidance:
+        parts += changed or [guidance.lower()]
+    told = {"name": guidance, **{key: value for key, value in config["guidance"].items() if key != "_target_"}}
     options = {key: value for key, value in config["sampler"].items() if key != "_target_"}
-    sampler = config["sampler"]["_target_"].rsplit(".", 1)[-1]
-    guidance = {key: value for key, value in config["guidance"].items() if key != "_target_"}
-    guidance["name"] = config["guidance"]["_target_"].rsplit(".", 1)[-1]
-    return f"{sampler.lower()}{options['steps']}", {"sampler": sampler, **options, "guidance": guidance}
+    return "-".join(parts), {"sampler": sampler, **options, "guidance": told}
+
+
+def option_name(
+    config: dict[str, Any], leave_out: Sequence[str] = (), compared_with: dict[str, Any] | None = None
+) -> tuple[str, list[str]]:
+    """The class of a `_target_` config, and those of its settings that differ from the class' defaults, or from
+    those of `compared_with` where that is of the same class: ["eta1.0"]."""
+    usual: dict[str, Any] = {}
+    if compared_with is not None and compared_with["_target_"] == config["_target_"]:
+        usual = compared_with
+    else:
+        parameters = inspect.signature(get_class(config["_target_"])).parameters
+        usual = {name: parameter.default for name, parameter in parameters.items()}
+    options = {key: value for key, value in config.items() if key not in ("_target_", *leave_out)}
+    differing = [f"{key}{value}" for key, value in sorted(options.items()) if value != usual.get(key)]
+    return config["_target_"].rsplit(".", 1)[-1], differing
 
 
 def headline(metrics: Metrics, detail: str) -> str:

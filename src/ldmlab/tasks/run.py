@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from filelock import FileLock, Timeout
@@ -23,41 +24,65 @@ from ldmlab.errors import UserError
 # `choices` names the config groups that the other settings came from.
 VOLATILE = (
     "choices",
+    "swept",
     "overwrite",
     "runs_dir",
     "cache_dir",
     "logger",
     "trainer.num_workers",
+    "trainer.threads",
+    "trainer.grids",
     "trainer.checkpoint_seconds",
+    "trainer.checkpoint_steps",
+    "trainer.lightning.accelerator",
+    "trainer.lightning.log_every_n_steps",
 )
 
-# Overrides that say where a run is kept or when it stops, not what it is: they do not name it.
-UNNAMED = ("study", "name", "runs_dir", "cache_dir", "overwrite", "experiment", "autoencoder_from", "downsampling")
-UNNAMED_GROUPS = ("data", "budget", "trainer", "logger", "metrics", "hydra", "autoencoder_share")
+# Overrides that say where a run is kept, never what it is.
+NEVER_NAMED = ("study", "name", "runs_dir", "cache_dir", "overwrite", "experiment", "downsampling", "hydra")
+# Overrides that all runs of a study usually share: they name a run only where a sweep varies them.
+SELDOM_NAMED = ("data", "budget", "trainer", "logger", "metrics", "autoencoder_from", "autoencoder_share")
+
+RunState = Literal["new", "begun", "complete", "replaced"]
+
+CHOOSE_ANOTHER = "choose another name=... or study=..., or delete it with overwrite=true"
 
 RECORDED_PACKAGES = ("ldmlab", "torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "wandb", "datasets")
 
 
-def run_name(stage: str, factor: str, overrides: list[str]) -> str:
-    """The automatic name: stage, factor, and each override that changes what the run is."""
+def run_name(stage: str, factor: str, overrides: list[str], swept: Sequence[str] = ()) -> str:
+    """The automatic name: stage, factor, and each override that changes what the run is.
+
+    `swept` are the keys that a sweep varies, so that its runs have different names. A name holds nothing that would
+    have to be quoted in `from=`.
+    """
     parts = [f"{stage}-{factor}"]
     for override in sorted(overrides):
         key, _, value = override.lstrip("+~").partition("=")
         group = key.split(".")[0].split("@")[0]
-        if group in UNNAMED or group in UNNAMED_GROUPS:
+        # `downsampling=f4` is in every name, `downsampling.latent_channels=8` is a change
+        if key in NEVER_NAMED or group == "hydra":
+            continue
+        if group in SELDOM_NAMED and key not in swept:
             continue
         # a stage-one run has no other batch size than the autoencoder's
         shown = key.removeprefix("autoencoder.") if stage == "vae" else key
-        parts.append(f"{shown}={value}")
-    return "-".join(parts).replace("/", "_").replace(" ", "_")
+        parts.append(f"{shown}-{value}")
+    return re.sub(r"[^\w.+-]+", "_", "-".join(parts)).strip("_")
 
 
 class Run:
-    """A run's folder. `config` is the resolved configuration as plain containers."""
+    """A run's folder.
 
-    def __init__(self, path: Path, config: dict[str, Any]):
+    `config` is the resolved configuration as plain containers; `ignored` are settings in which it may differ from the
+    run that the folder holds, and `remedy` is what to do where it differs in others.
+    """
+
+    def __init__(self, path: Path, config: dict[str, Any], ignored: Sequence[str] = (), remedy: str = CHOOSE_ANOTHER):
         self.path = path
         self.config = config
+        self.ignored = tuple(ignored)
+        self.remedy = remedy
         self.checkpoints = path / "checkpoints"
         self.samples = path / "samples"
         self.last_checkpoint = self.checkpoints / "last.ckpt"
@@ -71,36 +96,52 @@ class Run:
         path = self.path / "summary.json"
         return json.loads(path.read_text()) if path.exists() else None
 
-    def prepare(self, command: str, overrides: list[str], overwrite: bool) -> None:
-        """Makes the folder, or checks that it belongs to the same run.
+    def state(self, overwrite: bool) -> RunState:
+        """What the folder holds, as far as this run is concerned; nothing is changed.
+
+        `overwrite` lets a run be replaced that has other settings or a damaged checkpoint. What a run measures may
+        change until it has measured it.
 
         Raises:
             UserError: the folder holds a run with other settings, or its checkpoint is damaged.
         """
+        complete = self.summary is not None
+        if not complete and not self.last_checkpoint.exists():
+            return "new"
+        ignored = self.ignored if complete else (*self.ignored, "metrics")
         config_file = self.path / "config.yaml"
-        if config_file.exists():
-            difference = first_difference(yaml.safe_load(config_file.read_text()), self.config)
-            if difference and overwrite:
-                shutil.rmtree(self.path)
-            elif difference:
-                raise UserError(
-                    f"{self.path} holds a run with other settings ({difference}): "
-                    "choose another name=... or study=..., or delete it with overwrite=true"
-                )
-        if self.last_checkpoint.exists():
-            check_zip(self.last_checkpoint, "delete it to train this run from the start, or use overwrite=true")
-            if overwrite and self.summary is None:
-                shutil.rmtree(self.path)
+        difference = first_difference(yaml.safe_load(config_file.read_text()), self.config, ignored)
+        if difference and not overwrite:
+            raise UserError(f"{self.path} holds a run with other settings ({difference}): {self.remedy}")
+        if difference:
+            return "replaced"
+        if complete:
+            return "complete"
+        try:
+            check_zip(self.last_checkpoint, "overwrite=true trains this run from the start")
+        except UserError:
+            if not overwrite:
+                raise
+            return "replaced"
+        return "begun"
+
+    def prepare(self, state: RunState, command: str, overrides: list[str]) -> None:
+        """Makes the folder of a run that is `state`, and writes down what it is."""
+        if state == "replaced":
+            shutil.rmtree(self.path)
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         self.samples.mkdir(exist_ok=True)
-        write_text(config_file, yaml.safe_dump(self.config, sort_keys=False))
+        write_text(self.path / "config.yaml", yaml.safe_dump(self.config, sort_keys=False))
         write_text(self.path / "overrides.yaml", yaml.safe_dump({"command": command, "overrides": overrides}))
         write_text(self.path / "versions.json", json.dumps(provenance(), indent=1))
 
     @contextmanager
     def lock(self, say: Any) -> Iterator[None]:
         """Holds the run for this process; waits, and says so, while another one trains it."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"runs_dir: cannot make {self.path.parent} ({error.strerror}): choose another") from error
         lock = FileLock(self.path.parent / f".{self.path.name}.lock")
         try:
             lock.acquire(timeout=0)
@@ -145,11 +186,11 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def first_difference(old: dict[str, Any], new: dict[str, Any]) -> str | None:
+def first_difference(old: dict[str, Any], new: dict[str, Any], ignored: Sequence[str] = ()) -> str | None:
     """The first setting in which two configurations differ, "key: old, now new"; None if they are the same run."""
     before, after = flatten(old), flatten(new)
     for key in sorted(before | after):
-        if any(key == name or key.startswith(f"{name}.") for name in VOLATILE):
+        if any(key == name or key.startswith(f"{name}.") for name in (*VOLATILE, *ignored)):
             continue
         if before.get(key) != after.get(key):
             return f"{key}: {before.get(key)}, now {after.get(key)}"

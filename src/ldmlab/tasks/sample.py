@@ -14,7 +14,7 @@ from torch import Tensor
 from ldmlab.callbacks.pictures import save_grid
 from ldmlab.errors import UserError
 from ldmlab.metrics.extractors import to_uint8
-from ldmlab.tasks import build, measure
+from ldmlab.tasks import build, checks, measure
 from ldmlab.tasks.console import say, track
 from ldmlab.tasks.run import read_run
 from ldmlab.types import Batch
@@ -54,14 +54,16 @@ def parse_labels(asked: Any, class_names: tuple[str, ...], n: int) -> list[int]:
 
 def sample(config: Config) -> Path:
     """Writes n PNGs, each with its making in its metadata, and a grid; returns their folder."""
-    if config["n"] < 1:
-        raise UserError(f"n: at least one image, not {config['n']}")
+    checks.check_measuring(config)
     run = read_run(config["from"], "diffusion", "from")
     model, description = build.load_diffusion(run.path)
     sampler_config = with_overrides(description["sampler"], config["sampler"])
     guidance_config = with_overrides(description["guidance"], config["guidance"])
     sampler = build.build(sampler_config, "sampler")
     guidance = build.build(guidance_config, "guidance")
+    detail, _ = measure.sampling_detail(
+        {"sampler": sampler_config, "guidance": guidance_config}, description["guidance"]
+    )
     info = build.info_from_dict(description["data"])
     device = build.best_device()
     model.to(device)
@@ -76,7 +78,7 @@ def sample(config: Config) -> Path:
     elif config["label"] is not None:
         raise UserError("label: this model was not trained with class labels")
 
-    folder = Path(config["output"]) if config["output"] else run.samples / f"{name}-seed{config['seed']}"
+    folder = Path(config["output"]) if config["output"] else run.samples / f"{name}-seed{config['seed']}-{detail}"
     folder.mkdir(parents=True, exist_ok=True)
     size = info.image_size // model.autoencoder.downsampling_factor
     images: list[Tensor] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,12 @@ import torch
 from torch import Tensor
 
 from ldmlab.autoencoders.base import Autoencoder
-from ldmlab.callbacks.budget import Budget, Cost, Limits, Stopwatch
+from ldmlab.callbacks.budget import Budget, Cost, Limits
 from ldmlab.callbacks.pictures import AtMilestones, log_picture, save_grid
 from ldmlab.data.latents import cache_latents, latents_key
 from ldmlab.data.loader import Flipped
 from ldmlab.errors import UserError
-from ldmlab.metrics.speed import count_parameters
+from ldmlab.metrics.speed import count_flops, count_parameters
 from ldmlab.modules.image_data import ImageDataModule
 from ldmlab.modules.latent_diffusion import LatentDiffusionModule
 from ldmlab.modules.model import ConditionalDenoiser, LatentDiffusion
@@ -25,7 +26,7 @@ from ldmlab.tasks.console import say, track
 from ldmlab.tasks.grid import grid_conditions
 from ldmlab.tasks.run import Run, read_run, run_name
 from ldmlab.tasks.train_vae import measure_statistics, train_vae
-from ldmlab.tasks.training import device_of, finish, fit, log_values, logging_to, set_up
+from ldmlab.tasks.training import check_trainer, device_of, finish, fit, log_values, logging_to, set_up
 from ldmlab.types import ImageData, ImageSource
 
 Config = dict[str, Any]
@@ -34,23 +35,51 @@ Config = dict[str, Any]
 def train_ldm(config: Config, overrides: list[str]) -> Run:
     """Stage two from a resolved configuration, and stage one before it where that is missing."""
     checks.check_ldm(config)
-    data = build.build_data(config)
-    build.check_conditioner(config, data.info)
-    for check in (build.build_objective, build.build_sampler, build.build_guidance):
-        check(config)
-    if config["autoencoder_from"] is not None:
-        build.load_autoencoder(Path(config["autoencoder_from"]))
-    name = config["name"]
-    if name == "auto":
-        name = config["name"] = run_name("ldm", config["downsampling"]["name"], overrides)
-    run = Run(Path(config["runs_dir"]) / config["study"] / name, config)
+    if config["name"] == "auto":
+        config["name"] = run_name("ldm", config["downsampling"]["name"], overrides, config.get("swept", ()))
+    run = Run(Path(config["runs_dir"]) / config["study"] / config["name"], config)
     with run.lock(say):
-        run.prepare("train-ldm", overrides, config["overwrite"])
-        if run.summary is not None:
+        state = run.state(config["overwrite"])
+        if state == "complete":
             say(f"{run}: done already")
             return run
-        _train_ldm(run, config, overrides, data)
+        # everything that can be wrong is built and tried before stage one, and before the run's folder is made
+        data = try_everything(config)
+        vae_run = stage_one(config, overrides)
+        run.prepare(state, "train-ldm", overrides)
+        _train_ldm(run, config, data, vae_run)
     return run
+
+
+def try_everything(config: Config) -> ImageData:
+    """The run's data, once everything else that it needs has been built and one loss computed.
+
+    Raises:
+        UserError: something cannot be built, or does not fit together.
+    """
+    data = build.build_data(config)
+    build.check_conditioner(config, data.info)
+    build.build_sampler(config)
+    build.check_guidance(config)
+    check_trainer(config)
+    if config["autoencoder_from"] is None:
+        autoencoder = build.build_autoencoder(config)
+    else:
+        autoencoder, _ = build.load_autoencoder(Path(config["autoencoder_from"]))
+    data.split("train")
+    measure.quality_of(config, data, device_of(config))
+    module = build_module(config, data, autoencoder)
+    batch = data.split("val").__getitems__([0, 0])
+    build.try_out("denoiser", lambda: module.model.loss(batch))
+    build.try_out("optimizer", module.configure_optimizers)
+    return data
+
+
+def build_module(config: Config, data: ImageData, autoencoder: Autoencoder) -> LatentDiffusionModule:
+    """The untrained diffusion model, to train."""
+    network = build.build_network(config, data.info, autoencoder.latent_channels)
+    model = LatentDiffusion(autoencoder, network, build.build_objective(config), config["drop_probability"])
+    return LatentDiffusionModule(model, build.build(config["optimizer"], "optimizer"), config["ema_gamma"])
 
 
 def stage_one(config: Config, overrides: list[str]) -> Run | None:
@@ -64,7 +93,6 @@ def stage_one(config: Config, overrides: list[str]) -> Run | None:
         "study",
         "runs_dir",
         "cache_dir",
-        "overwrite",
         "data",
         "autoencoder",
         "downsampling",
@@ -75,16 +103,26 @@ def stage_one(config: Config, overrides: list[str]) -> Run | None:
     stage_one_config: Config = {
         **{key: config[key] for key in shared},
         "choices": {group: choice for group, choice in config["choices"].items() if group in shared},
+        "swept": config.get("swept", ()),
         "name": "auto",
+        "overwrite": False,  # other runs may stand on it
         "seed": config["autoencoder"]["seed"],
         "budget": asdict(limits),
     }
-    own = [override for override in overrides if override.split("=")[0].split(".")[0] == "autoencoder"]
+    own = [override for override in overrides if concerns_stage_one(override, config.get("swept", ()))]
     return train_vae(stage_one_config, own, made_by=("train-ldm", overrides))
 
 
-def _train_ldm(run: Run, config: Config, overrides: list[str], data: ImageData) -> None:
-    vae_run = stage_one(config, overrides)
+def concerns_stage_one(override: str, swept: Sequence[str]) -> bool:
+    """Whether an override makes another autoencoder, and so belongs in its name."""
+    key = override.lstrip("+~").partition("=")[0]
+    group = key.split(".")[0]
+    if group in ("autoencoder", "downsampling"):
+        return True
+    return key in swept and (group in ("data", "budget", "autoencoder_share") or key.startswith("trainer.lightning"))
+
+
+def _train_ldm(run: Run, config: Config, data: ImageData, vae_run: Run | None) -> None:
     set_up(config, config["seed"])
     device = device_of(config)
     spent = Cost()
@@ -97,15 +135,11 @@ def _train_ldm(run: Run, config: Config, overrides: list[str], data: ImageData) 
         spent = spent + Cost(**(vae_run.summary or {})["cost"])
 
     torch.manual_seed(config["seed"])
-    network = build.build_network(config, data.info, autoencoder.latent_channels)
-    model = LatentDiffusion(autoencoder, network, build.build_objective(config), config["drop_probability"])
-    module = LatentDiffusionModule(model, build.build(config["optimizer"], "optimizer"), config["ema_gamma"])
+    module = build_module(config, data, autoencoder)
+    model, network = module.model, module.model.network
 
-    caching = Stopwatch()
-    caching.start()
-    source = training_source(config, data, autoencoder, fingerprint, network.conditioner.needs, device)
-    caching.stop()
-    spent = spent + Cost(seconds=caching.seconds, cpu_seconds=caching.cpu_seconds)
+    source, caching = training_source(config, data, autoencoder, fingerprint, network.conditioner.needs, device)
+    spent = spent + caching
 
     limits = Limits(**config["budget"])
     if config["autoencoder_from"] is None:
@@ -139,7 +173,8 @@ def _train_ldm(run: Run, config: Config, overrides: list[str], data: ImageData) 
             model, module.ema.average, few, sampler, guidance, description, "preview", track,
             metrics_config["sampling_batch"], 0, metrics_config["seed"],
         )  # fmt: skip
-        log_values(trainer.loggers, {name: metric["value"] for name, metric in metrics.items() if "val/" in name})
+        distances = {name: metric["value"] for name, metric in metrics.items() if not name.startswith("speed/")}
+        log_values(trainer.loggers, distances)
 
     with logging_to(run, config, budget) as loggers:
         callbacks = [
@@ -151,15 +186,7 @@ def _train_ldm(run: Run, config: Config, overrides: list[str], data: ImageData) 
 
         module.to(device).eval()
         average = module.ema.average
-        draw_grid(run.samples / "final.png", average)
-        metrics = measure.measure_real(quality, track)
-        if vae_run is not None:
-            metrics |= measure.measure_reconstruction(autoencoder, quality, track)
-        metrics |= measure.measure_generation(
-            model, average, quality, sampler, guidance, description, detail, track,
-            metrics_config["sampling_batch"], metrics_config["latency_repeats"], metrics_config["seed"],
-        )  # fmt: skip
-        export = LatentDiffusion(autoencoder, average, model.objective).cpu()
+        export = LatentDiffusion(autoencoder, average, model.objective)
         build.save_model(
             export,
             run.checkpoints,
@@ -169,6 +196,14 @@ def _train_ldm(run: Run, config: Config, overrides: list[str], data: ImageData) 
                 "data": build.info_to_dict(data.info),
             },
         )
+        draw_grid(run.samples / "final.png", average)
+        metrics = measure.measure_real(quality, track)
+        if vae_run is not None:
+            metrics |= measure.measure_reconstruction(autoencoder, quality, track)
+        metrics |= measure.measure_generation(
+            model, average, quality, sampler, guidance, description, detail, track,
+            metrics_config["sampling_batch"], metrics_config["latency_repeats"], metrics_config["seed"],
+        )  # fmt: skip
         finish(
             run,
             "diffusion",
@@ -196,12 +231,15 @@ def training_source(
     fingerprint: str,
     keys: tuple[str, ...],
     device: torch.device,
-) -> ImageSource:
-    """What diffusion is trained on: cached latents, or for the identity the images themselves."""
+) -> tuple[ImageSource, Cost]:
+    """What diffusion is trained on: cached latents, or for the identity the images themselves; and what they cost.
+
+    The cost is that of encoding, whichever run did it, so that all runs on the same latents are charged alike.
+    """
     flip = getattr(data, "flip", False)
     images = Flipped(data.split("train")) if flip else data.split("train")
     if autoencoder.downsampling_factor == 1:
-        return images
+        return images, Cost()
     key = latents_key(fingerprint, data.info.fingerprint, "train", flip, keys)
 
     @torch.inference_mode()
@@ -209,10 +247,13 @@ def training_source(
         posterior = autoencoder.to(device).encode(batch.to(device))
         return posterior.mean, posterior.std
 
-    return cache_latents(
+    latents = cache_latents(
         images,
         encode,
         Path(config["cache_dir"]) / "latents" / key,
         keys,
         progress=lambda batches, count: track(batches, count, f"encoding {len(images):,} images"),
     )
+    one = torch.zeros(1, 3, data.info.image_size, data.info.image_size)
+    flops = count_flops(lambda: encode(one)) * len(images)
+    return latents, Cost(flops=flops, seconds=latents.seconds, cpu_seconds=latents.cpu_seconds)

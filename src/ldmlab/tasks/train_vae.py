@@ -17,12 +17,13 @@ from ldmlab.modules.autoencoder import AutoencoderModule, latent_report
 from ldmlab.modules.image_data import ImageDataModule
 from ldmlab.tasks import build, checks, measure
 from ldmlab.tasks.console import say, track
-from ldmlab.tasks.run import Run, run_name
-from ldmlab.tasks.training import device_of, finish, fit, log_values, logging_to, set_up
+from ldmlab.tasks.run import Run, RunState, run_name
+from ldmlab.tasks.training import check_trainer, device_of, finish, fit, log_values, logging_to, set_up
 from ldmlab.types import ImageData
 
 Config = dict[str, Any]
 
+STAGE_TWO = ("trainer.warmup_steps", "trainer.decay")  # of the trainer's settings, what does not concern stage one
 STATISTICS_IMAGES = 5_000
 GRID_IMAGES = 20
 
@@ -34,32 +35,42 @@ def train_vae(config: Config, overrides: list[str], made_by: tuple[str, list[str
     where they are not `train-vae` with these.
     """
     checks.check_vae(config)
-    name = config["name"]
-    if name == "auto":
-        name = config["name"] = run_name("vae", config["downsampling"]["name"], overrides)
-    run = Run(Path(config["runs_dir"]) / config["study"] / name, config)
+    if config["name"] == "auto":
+        config["name"] = run_name("vae", config["downsampling"]["name"], overrides, config.get("swept", ()))
+    path = Path(config["runs_dir"]) / config["study"] / config["name"]
+    if made_by is None:
+        run = Run(path, config, ignored=STAGE_TWO)
+    else:
+        # a study of diffusion takes the autoencoder that is there, whatever was measured of it
+        run = Run(path, config, (*STAGE_TWO, "metrics"), f"use it with autoencoder_from={path}, or another study=...")
     with run.lock(say):
-        _train_vae(run, config, made_by or ("train-vae", overrides))
+        state = run.state(config["overwrite"])
+        if state == "complete":
+            say(f"{run}: done already")
+        else:
+            _train_vae(run, state, config, made_by or ("train-vae", overrides))
     return run
 
 
-def _train_vae(run: Run, config: Config, made_by: tuple[str, list[str]]) -> None:
-    data = build.build_data(config)
-    train_images = data.split("train")
+def _train_vae(run: Run, state: RunState, config: Config, made_by: tuple[str, list[str]]) -> None:
     settings = config["autoencoder"]
-    run.prepare(*made_by, config["overwrite"])
-    if run.summary is not None:
-        say(f"{run}: done already")
-        return
+    # everything that can be wrong is built and tried before the run's folder is made
+    data = build.build_data(config)
+    train_images, val = data.split("train"), data.split("val")
+    quality = measure.quality_of(config, data, device_of(config))
+    check_trainer(config)
     set_up(config, settings["seed"])
-
     autoencoder = build.build_autoencoder(config)
     module = AutoencoderModule(
         autoencoder, build.build(settings["optimizer"], "autoencoder.optimizer"), settings["kl_weight"]
     )
+    image = torch.zeros(2, 3, data.info.image_size, data.info.image_size)
+    build.try_out("autoencoder", lambda: (module.configure_optimizers(), module.loss({"image": image})))
+    run.prepare(state, *made_by)
+
     source = Flipped(train_images) if getattr(data, "flip", False) else train_images
     budget = Budget(Limits(**config["budget"]), settings["warmup_steps"], settings["decay"])
-    fixed = data.split("val").__getitems__(range(min(GRID_IMAGES, len(data.split("val")))))["image"]
+    fixed = val.__getitems__(range(min(GRID_IMAGES, len(val))))["image"]
 
     def reconstruct(path: Path) -> None:
         with torch.inference_mode():
@@ -78,7 +89,7 @@ def _train_vae(run: Run, config: Config, made_by: tuple[str, list[str]]) -> None
             run,
             config,
             module,
-            ImageDataModule(source, settings["batch_size"], settings["seed"]),
+            ImageDataModule(source, settings["batch_size"], settings["seed"], config["trainer"]["num_workers"]),
             budget,
             [pictures],
             loggers,
@@ -89,16 +100,13 @@ def _train_vae(run: Run, config: Config, made_by: tuple[str, list[str]]) -> None
         statistics.start()
         measure_statistics(autoencoder, data, device_of(config))
         statistics.stop()
+        build.save_model(autoencoder, run.checkpoints, {"autoencoder": settings["network"]})
         reconstruct(run.samples / "reconstructions-final.png")
-        quality = measure.quality_of(config, data, device_of(config))
         metrics = measure.measure_real(quality, track)
         metrics |= measure.measure_reconstruction(autoencoder, quality, track)
-        val = data.split("val")
         rows = random_subset(len(val), STATISTICS_IMAGES, 0)
         report = latent_report(autoencoder, (b["image"].to(module.device) for b in in_order(val, rows, 250)))
         log_values(loggers, named_values(report))
-        autoencoder.cpu()
-        build.save_model(autoencoder, run.checkpoints, {"autoencoder": settings["network"]})
         finish(
             run,
             "autoencoder",
@@ -110,7 +118,7 @@ def _train_vae(run: Run, config: Config, made_by: tuple[str, list[str]]) -> None
             parameters={"autoencoder": count_parameters(autoencoder)},
             latents=report,
         )
-    psnr = metrics["val/recon_psnr"]["value"]
+    psnr = metrics[f"{quality.split}/recon_psnr"]["value"]
     say(f"{run}: PSNR {psnr:.2f} dB, {measure.headline(metrics, 'reconstruction')}")
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.loggers.logger import Logger
 
@@ -30,6 +31,15 @@ from ldmlab.types import DataInfo
 
 Config = dict[str, Any]
 
+# Arguments of lightning.Trainer that are not the user's.
+OURS: dict[str, Any] = {
+    "max_epochs": -1,
+    "use_distributed_sampler": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+}
+
 
 def set_up(config: Config, seed: int) -> None:
     """Seeds, threads, and silence from what users cannot act on."""
@@ -43,6 +53,25 @@ def set_up(config: Config, seed: int) -> None:
 def device_of(config: Config) -> torch.device:
     """Where this process computes outside of training."""
     return build.best_device(config["trainer"]["lightning"]["accelerator"])
+
+
+def trainer_arguments(config: Config) -> dict[str, Any]:
+    """What `conf/trainer` says of lightning.Trainer, on the device that the whole run uses."""
+    arguments = dict(config["trainer"]["lightning"])
+    if device_of(config).type == "cpu" and arguments.get("accelerator") == "auto":
+        arguments["accelerator"] = "cpu"
+    return {**arguments, **OURS}
+
+
+def check_trainer(config: Config) -> None:
+    """Raises UserError if Lightning cannot make a Trainer of the settings."""
+    ours = [key for key in OURS if key in config["trainer"]["lightning"]]
+    if ours:
+        raise UserError(f"trainer.lightning.{ours[0]}: the lab sets this itself")
+    try:
+        L.Trainer(**trainer_arguments(config), logger=False)
+    except (TypeError, ValueError, RuntimeError, MisconfigurationException) as error:
+        raise UserError(f"trainer.lightning: {str(error).splitlines()[0]}") from error
 
 
 def fit(
@@ -61,12 +90,7 @@ def fit(
     if settings["channels_last"]:
         module = module.to(memory_format=torch.channels_last)
     trainer = L.Trainer(
-        **settings["lightning"],
-        max_epochs=-1,
-        use_distributed_sampler=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
+        **trainer_arguments(config),
         default_root_dir=run.path,
         logger=loggers,
         callbacks=[
@@ -103,16 +127,21 @@ def logging_to(run: Run, config: Config, budget: Budget) -> Iterator[list[Logger
 
     os.environ.setdefault("WANDB_SILENT", "true")
     mode = os.environ.get("WANDB_MODE")
+    offline = settings["offline"] if mode is None else mode == "offline"
     wandb_logger = WandbLogger(
         project=settings["project"],
         entity=settings["entity"],
         name=run.path.name,
         group=config["study"],
-        save_dir=run.path,
-        offline=settings["offline"] if mode is None else mode == "offline",
+        save_dir=run.path.resolve(),  # wandb's own process may stand in another folder
+        offline=offline,
         tags=[config["choices"]["data"], config["downsampling"]["name"]],
     )
-    wandb_logger.experiment.config.update(config)
+    try:
+        wandb_logger.experiment.config.update(config)
+    except wandb.Error as error:
+        message = str(error).splitlines()[0]
+        raise UserError(f"logger: wandb: {message}; log in with `wandb login`, or use logger.offline=true") from error
     loggers.append(wandb_logger)
     try:
         yield loggers
