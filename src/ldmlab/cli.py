@@ -22,7 +22,7 @@ HELP = """usage: ldmlab COMMAND [key=value ...]
 {commands}
 
 Examples
-  ldmlab train-ldm data=parquet data.path=photos data.image_size=64 downsampling=f8
+  ldmlab train-ldm data=imagefolder data.path=photos data.image_size=64 downsampling=f8
   ldmlab train-ldm -m downsampling=f1,f2,f4,f8        both stages for each factor, then the comparison
   ldmlab train-ldm experiment=cifar10                 a study from experiments/
   ldmlab COMMAND --help                               its settings; `--cfg job` prints the configuration

@@ -270,3 +270,17 @@ class TableSplit:
     def describe(self, row: int) -> str:
         """File, or file and row."""
         return self._describe_row(int(self._rows[row]), self.read([row])[0])
+
+
+@contextmanager
+def no_progress_bars() -> Iterator[None]:
+    """Without the progress bars of `datasets`, which are no help with local files."""
+    import datasets
+
+    shown = not datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            datasets.enable_progress_bars()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ldmlab.data.fingerprint import digest_files
-from ldmlab.data.huggingface import VAL_NAMES, HuggingFaceImages
+from ldmlab.data.huggingface import VAL_NAMES, HuggingFaceImages, no_progress_bars
 from ldmlab.errors import UserError
 
 if TYPE_CHECKING:
@@ -101,7 +101,8 @@ class ImageFolder(HuggingFaceImages):
             data_files={f"split{index}": [f"{glob.escape(str(folder))}/**"] for index, folder in enumerate(folders)},
             drop_labels=True if flat else None,
         )
-        builder.download_and_prepare()
+        with no_progress_bars():  # they speak of downloads
+            builder.download_and_prepare()
         return {table: builder.as_dataset(f"split{index}") for index, table in enumerate(self._tables)}
 
     def load_table(self, table: str) -> Dataset:

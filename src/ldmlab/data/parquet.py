@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ldmlab.data.fingerprint import digest_files
-from ldmlab.data.huggingface import HuggingFaceImages
+from ldmlab.data.huggingface import HuggingFaceImages, no_progress_bars
 from ldmlab.errors import UserError
 
 if TYPE_CHECKING:
@@ -119,12 +119,13 @@ class ParquetImages(HuggingFaceImages):
 
         files = self._filled_files_of(table)  # the library cannot read files without rows
         key = digest_files(files, self._files[0].parent)
-        return datasets.Dataset.from_parquet(
-            [glob.escape(str(file)) for file in files],
-            split=re.sub(r"\W", "_", table),
-            columns=self._columns.names,
-            cache_dir=str(Path(self.cache_dir).absolute() / "arrow" / key),
-        )
+        with no_progress_bars():
+            return datasets.Dataset.from_parquet(
+                [glob.escape(str(file)) for file in files],
+                split=re.sub(r"\W", "_", table),
+                columns=self._columns.names,
+                cache_dir=str(Path(self.cache_dir).absolute() / "arrow" / key),
+            )
 
     def describe_row(self, table: str, row: int, image: Any) -> str:
         """Name of the file and row in it, counted from 0."""

@@ -47,7 +47,7 @@ def compare(paths: list[Path], output: Path | None = None) -> Path:
         for path, text in documents.items():
             path.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise UserError(f"cannot write {page}: {error.strerror}: choose another place with `output`") from error
+        raise UserError(f"cannot write {page}: {error.strerror}: choose another place with --output") from error
     _print(findings, groups, page)
     return page
 
