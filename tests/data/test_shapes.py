@@ -394,3 +394,21 @@ def test_one_thread_draws_five_thousand_pictures_a_second():
     finally:
         torch.set_num_threads(threads)
     assert max(rates) > 5000  # the best batch: others share the machine
+
+
+def test_zoomed_objects_are_larger_and_inside_the_picture():
+    plain, zoomed = (
+        Shapes(val_images=500, max_objects=1, zoom=zoom).split("val").__getitems__(range(500)) for zoom in (1.0, 1.7)
+    )
+    assert zoomed["label"].equal(plain["label"])
+    sides = [batch["boxes"][:, 0, 2:] - batch["boxes"][:, 0, :2] for batch in (plain, zoomed)]
+    ratio = sides[1] / sides[0]
+    torch.testing.assert_close(ratio, torch.full_like(ratio, 1.7), atol=1e-4, rtol=0)
+    assert zoomed["boxes"].min() > 0
+    assert zoomed["boxes"].max() < 1
+
+
+@pytest.mark.parametrize(("zoom", "max_objects"), [(1.8, 1), (0.4, 1), (1.1, 2)])
+def test_a_zoom_for_which_there_is_no_room_is_refused(zoom, max_objects):
+    with pytest.raises(UserError, match=r"data\.zoom"):
+        Shapes(zoom=zoom, max_objects=max_objects)

@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,6 +41,7 @@ RELATIONS = ("left of", "right of", "above", "below")
 
 MAX_TURN = math.radians(12)  # a turned square stays a square and a turned cross stays upright
 MARGIN = 0.015  # between an object and the border, and between two objects
+MAX_ZOOM = 1.7  # the largest object still moves a little
 LAYOUT_TRIES = 16
 WAVES = 3
 PIXELS_AT_ONCE = 2**18  # in one drawing pass: bounds the memory of large pictures and keeps the passes in cache
@@ -110,9 +112,10 @@ class Scenes:
         return Scenes(**{field.name: getattr(self, field.name)[start:stop] for field in fields(self)})
 
 
-def scenes(seed: int, indices: Sequence[int], max_objects: int) -> Scenes:
+def scenes(seed: int, indices: Sequence[int], max_objects: int, zoom: float = 1.0) -> Scenes:
     """The scenes at `indices` of the endless sequence that `seed` starts, with one to `max_objects` objects each.
 
+    `zoom` multiplies the objects' radii.
     The order of the calls to `dice` is part of the data set: a new number goes to the end.
     """
     dice = _Dice(seed, np.asarray(indices, dtype=np.uint64))
@@ -130,7 +133,7 @@ def scenes(seed: int, indices: Sequence[int], max_objects: int) -> Scenes:
     main = np.where(count[:, None] == 1, alone, largest)
     size = np.concatenate([main, (luck[:, 1:] * main).astype(np.int64)], axis=1)
 
-    radius = _RADII[size] * dice.between(0.97, 1.03, objects)
+    radius = zoom * _RADII[size] * dice.between(0.97, 1.03, objects)
     angle = dice.between(-MAX_TURN, MAX_TURN, objects)
     rgb = _PALETTE[colour] * dice.between(0.92, 1.0, objects)[..., None]
     centre = _layout(dice, count, _REACH[shape] * radius)
@@ -277,9 +280,9 @@ def _mix(scene: Scenes, image_size: int) -> Tensor:
 class ShapesSplit:
     """The scenes `first`, ..., `first + length - 1`, read a batch at a time."""
 
-    def __init__(self, first: int, length: int, image_size: int, seed: int, max_objects: int) -> None:
+    def __init__(self, first: int, length: int, image_size: int, seed: int, max_objects: int, zoom: float) -> None:
         self.first, self.length = first, length
-        self.image_size, self.seed, self.max_objects = image_size, seed, max_objects
+        self.image_size, self.seed, self.max_objects, self.zoom = image_size, seed, max_objects, zoom
 
     def __len__(self) -> int:
         return self.length
@@ -293,7 +296,7 @@ class ShapesSplit:
         for index in indices:
             if not 0 <= index < self.length:
                 raise IndexError(f"index {index} is out of range: this split of Shapes has {self.length} images")
-        scene = scenes(self.seed, [self.first + int(index) for index in indices], self.max_objects)
+        scene = scenes(self.seed, [self.first + int(index) for index in indices], self.max_objects, self.zoom)
         image, semantic = draw(scene, self.image_size)
         return {
             "image": image,
@@ -308,10 +311,10 @@ class ShapesSplit:
 class Shapes:
     """Scenes of one to `max_objects` coloured shapes on muted backgrounds, with labels, captions, maps and boxes.
 
-    Eight shapes, eight colours and three sizes. Objects lie inside the picture and do not overlap. Validation
-    scenes are those that follow the training scenes, so both splits depend on `seed`, `max_objects` and
-    `train_images` alone; `image_size` changes the resolution of a scene and nothing else. UserError for arguments
-    out of range.
+    Eight shapes, eight colours and three sizes; `zoom` makes the objects larger, where there is only one. Objects lie
+    inside the picture and do not overlap. Validation scenes are those that follow the training scenes, so both splits
+    depend on `seed`, `max_objects`, `zoom` and `train_images` alone; `image_size` changes the resolution of a scene
+    and nothing else. UserError for arguments out of range.
     """
 
     def __init__(
@@ -321,17 +324,20 @@ class Shapes:
         val_images: int = 5_000,
         seed: int = 0,
         max_objects: int = 3,
+        zoom: float = 1.0,
     ) -> None:
         if image_size < 8:
             raise UserError(f"data.image_size is {image_size}: shapes need at least 8 pixels a side")
         if not 1 <= max_objects <= 3:
             raise UserError(f"data.max_objects is {max_objects}: choose 1, 2 or 3")
+        if not 0.5 <= zoom <= MAX_ZOOM or (zoom > 1 and max_objects > 1):
+            raise UserError(f"data.zoom is {zoom}: choose 0.5 to {MAX_ZOOM}, and at most 1 with several objects")
         for name, number in (("train_images", train_images), ("val_images", val_images)):
             if number < 0:
                 raise UserError(f"data.{name} is {number}: choose 0 or more")
         self._first = {"train": 0, "val": train_images}
         self._length = {"train": train_images, "val": val_images}
-        self._parameters = {"image_size": image_size, "seed": seed, "max_objects": max_objects}
+        self._parameters: dict[str, Any] = {"image_size": image_size, "seed": seed, "max_objects": max_objects, "zoom": zoom}
         recipe = {**self._parameters, "train_images": train_images, "val_images": val_images, "version": VERSION}
         self._info = DataInfo(
             name="shapes",

@@ -42,9 +42,7 @@ OURS: dict[str, Any] = {
 
 
 def set_up(config: Config, seed: int) -> None:
-    """Seeds, threads, and silence from what users cannot act on."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="lightning.*")
+    """Seeds and threads."""
     if config["trainer"]["threads"]:
         torch.set_num_threads(config["trainer"]["threads"])
     L.seed_everything(seed, verbose=False)
@@ -64,7 +62,10 @@ def trainer_arguments(config: Config) -> dict[str, Any]:
 
 
 def check_trainer(config: Config) -> None:
-    """Raises UserError if Lightning cannot make a Trainer of the settings."""
+    """Raises UserError if Lightning cannot make a Trainer of the settings; from here on Lightning is silent."""
+    # what it says of devices, workers and its own services is nothing that users can act on
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning.*")
     ours = [key for key in OURS if key in config["trainer"]["lightning"]]
     if ours:
         raise UserError(f"trainer.lightning.{ours[0]}: the lab sets this itself")
@@ -125,23 +126,26 @@ def logging_to(run: Run, config: Config, budget: Budget) -> Iterator[list[Logger
         return
     import wandb
 
-    os.environ.setdefault("WANDB_SILENT", "true")
-    mode = os.environ.get("WANDB_MODE")
-    offline = settings["offline"] if mode is None else mode == "offline"
-    wandb_logger = WandbLogger(
-        project=settings["project"],
-        entity=settings["entity"],
-        name=run.path.name,
-        group=config["study"],
-        save_dir=run.path.resolve(),  # wandb's own process may stand in another folder
-        offline=offline,
-        tags=[config["choices"]["data"], config["downsampling"]["name"]],
-    )
+    mode: Any = os.environ.get("WANDB_MODE") or ("offline" if settings["offline"] else "online")
     try:
-        wandb_logger.experiment.config.update(config)
+        # made here and not by Lightning, which asks wandb for what it no longer has
+        experiment = wandb.init(
+            project=settings["project"],
+            entity=settings["entity"],
+            name=run.path.name,
+            group=config["study"],
+            dir=run.path.resolve(),  # wandb's own process may stand in another folder
+            mode=mode,
+            tags=[config["choices"]["data"], config["downsampling"]["name"]],
+            config=config,
+            settings=wandb.Settings(silent=True, console="off"),
+        )
     except wandb.Error as error:
         message = str(error).splitlines()[0]
         raise UserError(f"logger: wandb: {message}; log in with `wandb login`, or use logger.offline=true") from error
+    experiment.define_metric("trainer/global_step")
+    experiment.define_metric("*", step_metric="trainer/global_step", step_sync=True)
+    wandb_logger = WandbLogger(experiment=experiment)
     loggers.append(wandb_logger)
     try:
         yield loggers
