@@ -337,7 +337,12 @@ class Shapes:
                 raise UserError(f"data.{name} is {number}: choose 0 or more")
         self._first = {"train": 0, "val": train_images}
         self._length = {"train": train_images, "val": val_images}
-        self._parameters: dict[str, Any] = {"image_size": image_size, "seed": seed, "max_objects": max_objects, "zoom": zoom}
+        self._parameters: dict[str, Any] = {
+            "image_size": image_size,
+            "seed": seed,
+            "max_objects": max_objects,
+            "zoom": zoom,
+        }
         recipe = {**self._parameters, "train_images": train_images, "val_images": val_images, "version": VERSION}
         self._info = DataInfo(
             name="shapes",
