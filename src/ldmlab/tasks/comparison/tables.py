@@ -168,7 +168,12 @@ def guidance(row: Row) -> str:
     told = row.manifest.get("guidance")
     if not isinstance(told, dict):
         return ABSENT if told is None else str(told)
-    others = [f"{key} {value}" for key, value in told.items() if key != "scale" and value is not None]
+    usual = {"start": 0.0, "stop": 1.0, "name": "ClassifierFree"}
+    others = [
+        f"{key} {value}"
+        for key, value in told.items()
+        if key != "scale" and value is not None and value != usual.get(key)
+    ]
     return ", ".join([*([f"{told['scale']:g}"] if "scale" in told else []), *others]) or ABSENT
 
 
