@@ -10,6 +10,8 @@ from ldmlab.tasks.run import read_run
 
 Config = dict[str, Any]
 
+LEAST_SAMPLES = 4  # for an unbiased estimate of the kernel distance and its error
+
 WHOLE_NUMBERS = {
     "batch_size": 1,
     "seed": None,
@@ -18,12 +20,12 @@ WHOLE_NUMBERS = {
     "autoencoder.batch_size": 1,
     "autoencoder.seed": None,
     "autoencoder.warmup_steps": 0,
-    "metrics.samples": 4,
+    "metrics.samples": LEAST_SAMPLES,
     "metrics.sampling_batch": 1,
     "metrics.seed": None,
     "metrics.latency_repeats": 0,
     "metrics.previews": 0,
-    "metrics.preview_samples": 4,
+    "metrics.preview_samples": LEAST_SAMPLES,
     "trainer.warmup_steps": 0,
     "trainer.num_workers": 0,
     "trainer.threads": 1,

@@ -21,10 +21,12 @@ def grid_conditions(data: ImageData) -> tuple[Batch, int, int]:
     """
     val = data.split("val")
     classes = data.info.num_classes
-    columns, each = (max(classes, 1), 4) if 0 < classes <= 10 else (8, 1)
     if not classes:
-        columns, each = 10, 40
-    shown = min(classes, 64) if classes else 1
+        shown, each, columns = 1, 40, 10
+    elif classes <= 10:
+        shown, each, columns = classes, 4, classes
+    else:
+        shown, each, columns = min(classes, 64), 1, 8
     found: list[list[tuple[int, int]]] = [[] for _ in range(shown)]
     batches: list[Batch] = []
     for batch in in_order(val, random_subset(len(val), LOOKED_THROUGH, seed=0), BATCH):

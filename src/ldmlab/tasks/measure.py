@@ -32,6 +32,7 @@ from ldmlab.metrics.reconstruction import Reconstruction
 from ldmlab.metrics.speed import device_name, peak_memory_mb, reset_peak_memory, synchronize
 from ldmlab.modules.model import ConditionalDenoiser, LatentDiffusion
 from ldmlab.tasks import build
+from ldmlab.tasks.checks import LEAST_SAMPLES
 from ldmlab.types import Batch, ImageData
 
 Track = Callable[[Iterable[Any], int, str], Iterable[Any]]
@@ -41,7 +42,6 @@ Metrics = dict[str, dict[str, Any]]
 """{name: {"value", "standard_error" (optional), "manifest"}}, as summary.json holds them."""
 
 EXTRACTION_BATCH = 64
-LEAST_SAMPLES = 4  # for an unbiased estimate of the kernel distance and its error
 
 
 @dataclass(frozen=True)
@@ -330,12 +330,17 @@ def sampling_detail(
     """
     sampler, differing = option_name(config["sampler"], leave_out=("steps",))
     parts = [f"{sampler.lower()}{config['sampler']['steps']}", *differing]
-    guidance, changed = option_name(config["guidance"], compared_with=trained_guidance or config["guidance"])
-    if trained_guidance is not None and config["guidance"] != trained_guidance:
+    trained = trained_guidance or config["guidance"]
+    guidance, changed = option_name(config["guidance"], compared_with=trained)
+    if config["guidance"] != trained:
         parts += changed or [guidance.lower()]
-    told = {"name": guidance, **{key: value for key, value in config["guidance"].items() if key != "_target_"}}
-    options = {key: value for key, value in config["sampler"].items() if key != "_target_"}
-    return "-".join(parts), {"sampler": sampler, **options, "guidance": told}
+    told = {"name": guidance, **options_of(config["guidance"])}
+    return "-".join(parts), {"sampler": sampler, **options_of(config["sampler"]), "guidance": told}
+
+
+def options_of(config: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a `_target_` config."""
+    return {key: value for key, value in config.items() if key != "_target_"}
 
 
 def option_name(
@@ -349,8 +354,8 @@ def option_name(
     else:
         parameters = inspect.signature(get_class(config["_target_"])).parameters
         usual = {name: parameter.default for name, parameter in parameters.items()}
-    options = {key: value for key, value in config.items() if key not in ("_target_", *leave_out)}
-    differing = [f"{key}{value}" for key, value in sorted(options.items()) if value != usual.get(key)]
+    options = sorted(options_of(config).items())
+    differing = [f"{key}{value}" for key, value in options if key not in leave_out and value != usual.get(key)]
     return config["_target_"].rsplit(".", 1)[-1], differing
 
 

@@ -26,7 +26,7 @@ from ldmlab.tasks.console import say, track
 from ldmlab.tasks.grid import grid_conditions
 from ldmlab.tasks.run import Run, read_run, run_name
 from ldmlab.tasks.train_vae import measure_statistics, train_vae
-from ldmlab.tasks.training import check_trainer, device_of, finish, fit, log_values, logging_to, set_up
+from ldmlab.tasks.training import device_of, finish, fit, log_values, logging_to, set_up, try_trainer
 from ldmlab.types import ImageData, ImageSource
 
 Config = dict[str, Any]
@@ -44,15 +44,15 @@ def train_ldm(config: Config, overrides: list[str]) -> Run:
             say(f"{run}: done already")
             return run
         # everything that can be wrong is built and tried before stage one, and before the run's folder is made
-        data = try_everything(config)
+        quality = try_everything(config)
         vae_run = stage_one(config, overrides)
         run.prepare(state, "train-ldm", overrides)
-        _train_ldm(run, config, data, vae_run)
+        _train_ldm(run, config, quality, vae_run)
     return run
 
 
-def try_everything(config: Config) -> ImageData:
-    """The run's data, once everything else that it needs has been built and one loss computed.
+def try_everything(config: Config) -> measure.Quality:
+    """What the run is measured with, and its data, once all else that it needs was built and one loss computed.
 
     Raises:
         UserError: something cannot be built, or does not fit together.
@@ -61,18 +61,18 @@ def try_everything(config: Config) -> ImageData:
     build.check_conditioner(config, data.info)
     build.build_sampler(config)
     build.check_guidance(config)
-    check_trainer(config)
+    try_trainer(config)
     if config["autoencoder_from"] is None:
         autoencoder = build.build_autoencoder(config)
     else:
         autoencoder, _ = build.load_autoencoder(Path(config["autoencoder_from"]))
     data.split("train")
-    measure.quality_of(config, data, device_of(config))
+    quality = measure.quality_of(config, data, device_of(config))
     module = build_module(config, data, autoencoder)
     batch = data.split("val").__getitems__([0, 0])
     build.try_out("denoiser", lambda: module.model.loss(batch))
     build.try_out("optimizer", module.configure_optimizers)
-    return data
+    return quality
 
 
 def build_module(config: Config, data: ImageData, autoencoder: Autoencoder) -> LatentDiffusionModule:
@@ -122,9 +122,9 @@ def concerns_stage_one(override: str, swept: Sequence[str]) -> bool:
     return key in swept and (group in ("data", "budget", "autoencoder_share") or key.startswith("trainer.lightning"))
 
 
-def _train_ldm(run: Run, config: Config, data: ImageData, vae_run: Run | None) -> None:
+def _train_ldm(run: Run, config: Config, quality: measure.Quality, vae_run: Run | None) -> None:
     set_up(config, config["seed"])
-    device = device_of(config)
+    data, device = quality.data, quality.device
     spent = Cost()
     fingerprint = ""
     if vae_run is None:
@@ -152,7 +152,6 @@ def _train_ldm(run: Run, config: Config, data: ImageData, vae_run: Run | None) -
     budget = Budget(limits, config["trainer"]["warmup_steps"], config["trainer"]["decay"])
     sampler, guidance = build.build_sampler(config), build.build_guidance(config)
     metrics_config = config["metrics"]
-    quality = measure.quality_of(config, data, device)
     latent_size = data.info.image_size // autoencoder.downsampling_factor
     detail, description = measure.sampling_detail(config)
     conditions, images, columns = grid_conditions(data)

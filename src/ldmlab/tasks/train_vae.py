@@ -18,7 +18,7 @@ from ldmlab.modules.image_data import ImageDataModule
 from ldmlab.tasks import build, checks, measure
 from ldmlab.tasks.console import say, track
 from ldmlab.tasks.run import Run, RunState, run_name
-from ldmlab.tasks.training import check_trainer, device_of, finish, fit, log_values, logging_to, set_up
+from ldmlab.tasks.training import device_of, finish, fit, log_values, logging_to, set_up, try_trainer
 from ldmlab.types import ImageData
 
 Config = dict[str, Any]
@@ -58,7 +58,7 @@ def _train_vae(run: Run, state: RunState, config: Config, made_by: tuple[str, li
     data = build.build_data(config)
     train_images, val = data.split("train"), data.split("val")
     quality = measure.quality_of(config, data, device_of(config))
-    check_trainer(config)
+    try_trainer(config)
     set_up(config, settings["seed"])
     autoencoder = build.build_autoencoder(config)
     module = AutoencoderModule(

@@ -61,7 +61,7 @@ def trainer_arguments(config: Config) -> dict[str, Any]:
     return {**arguments, **OURS}
 
 
-def check_trainer(config: Config) -> None:
+def try_trainer(config: Config) -> None:
     """Raises UserError if Lightning cannot make a Trainer of the settings; from here on Lightning is silent."""
     # what it says of devices, workers and its own services is nothing that users can act on
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)

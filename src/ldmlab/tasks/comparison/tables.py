@@ -221,9 +221,8 @@ def _diffusion_columns(rows: list[Row], headline: Headline | None) -> list[Colum
         Column("sampler@steps", lambda row: row.setting or ABSENT, numeric=False),
         *([Column("guidance", guidance, meaning="Guidance scale.", secondary=True)] if guided else []),
         *_distance_columns(rows, headline),
-        _reconstruction_floor(kind, unit),
-        _real_floor(kind, unit),
-        *([_reconstruction_floor("frechet", "FD"), _real_floor("frechet", "FD")] if kind == "kid" else []),
+        *(_floor_column(kind, unit, detail) for detail in _FLOORS),
+        *(_floor_column("frechet", "FD", detail) for detail in _FLOORS if kind == "kid"),
         Column(
             "images/s",
             lambda row: number(row.speed("images_per_s")),
@@ -259,7 +258,7 @@ def _autoencoder_columns(rows: list[Row]) -> list[Column]:
         Column("PSNR dB", lambda row: number(psnr(row)), psnr, "higher", "Peak signal-to-noise ratio."),
         Column("SSIM", lambda row: number(ssim(row)), ssim, "higher", "Structural similarity, 1 is identical."),
         *_distance_columns(rows, "kid"),
-        _real_floor("kid", "KID ×10³"),
+        _floor_column("kid", "KID ×10³", REAL),
         _CPU_MINUTES,
         Column("images seen", lambda row: count(row.run.cost.get("images")), secondary=True),
         _PARAMETERS,
@@ -307,22 +306,9 @@ def _floor(row: Row, kind: Headline, detail: str) -> str:
     return distance(row.floor(kind, detail), kind).partition(" ±")[0]  # its error is among the run's details
 
 
-def _reconstruction_floor(kind: Headline, unit: str) -> Column:
-    return Column(
-        f"floor: recon. {unit}",
-        lambda row: _floor(row, kind, RECONSTRUCTION),
-        meaning="The same distance for images that only went through the autoencoder: no sampler gets below it.",
-        secondary=True,
-    )
-
-
-def _real_floor(kind: Headline, unit: str) -> Column:
-    return Column(
-        f"floor: real {unit}",
-        lambda row: _floor(row, kind, REAL),
-        meaning="The same distance between two halves of the real images.",
-        secondary=True,
-    )
+def _floor_column(kind: Headline, unit: str, detail: str) -> Column:
+    name, meaning = _FLOORS[detail]
+    return Column(f"floor: {name} {unit}", lambda row: _floor(row, kind, detail), meaning=meaning, secondary=True)
 
 
 def _parameters(row: Row) -> str:
@@ -373,6 +359,13 @@ def _yardstick_differences(tables: list[Table]) -> str:
     return "; ".join(f"{name.replace('_', ' ')}: {', '.join(v)}" for name, v in values.items() if len(v) > 1)
 
 
+_FLOORS = {
+    RECONSTRUCTION: (
+        "recon.",
+        "The same distance for images that only went through the autoencoder: no sampler gets below it.",
+    ),
+    REAL: ("real", "The same distance between two halves of the real images."),
+}
 _RUN = Column("run", lambda row: row.run.label, numeric=False)
 _FACTOR = Column("f", lambda row: f"f{row.run.factor}" if row.run.factor else ABSENT, meaning="Downsampling factor.")
 _CPU_MINUTES = Column(
