@@ -69,7 +69,7 @@ def write_parquet(folder, images, **columns):
         (["train-ldm", "--batch-size", "8"], "batch_size=..."),
         (["train-ldm", "trainer.lightning.devices=2"], "one device"),
         (["train-ldm", "trainer.lightning.precision=bf16-true"], "32-true or bf16-mixed"),
-        (["train-ldm", "trainer.lightning.precision=bf16-mixed"], "optimizer.fused=false"),
+        (["train-ldm", "optimizer=adamw", "trainer.lightning.precision=bf16-mixed"], "optimizer.fused=false"),
         (["train-ldm", "trainer.lightning.precision=half"], "trainer.lightning: "),
         (["train-ldm", "+trainer.lightning.max_epochs=3"], "trainer.lightning.max_epochs: the lab sets this"),
         (["train-ldm", "conditioner=none", "guidance=cfg"], "use guidance=none"),

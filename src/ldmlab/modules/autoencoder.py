@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ldmlab.autoencoders.base import Autoencoder
 from ldmlab.modules.latent_diffusion import OptimizerFactory
+from ldmlab.optimizers.groups import parameter_groups
 from ldmlab.types import Batch
 
 
@@ -48,7 +49,7 @@ class AutoencoderModule(L.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The optimiser over encoder and decoder; the budget sets its learning rate at every step."""
-        return self.optimizer(self.autoencoder.parameters())
+        return self.optimizer(parameter_groups(self.autoencoder))
 
 
 @torch.inference_mode()

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import lightning as L
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ldmlab.modules.ema import PowerEMA
 from ldmlab.modules.model import ConditionalDenoiser, LatentDiffusion
+from ldmlab.optimizers.groups import parameter_groups
 from ldmlab.types import Batch
 
-OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
-"""Parameters -> optimiser; `conf/optimizer` builds one with everything but the parameters."""
+OptimizerFactory = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
+"""Parameter groups -> optimiser; `conf/optimizer` builds one with everything but the parameters."""
 
 
 class LatentDiffusionModule(L.LightningModule):
@@ -41,7 +42,7 @@ class LatentDiffusionModule(L.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The optimiser over denoiser and conditioner; the budget sets its learning rate at every step."""
-        return self.optimizer(self.model.network.parameters())
+        return self.optimizer(parameter_groups(self.model.network))
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """A step of the optimiser, then of the average: with accumulated gradients that is not every batch."""

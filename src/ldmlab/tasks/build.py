@@ -29,8 +29,11 @@ Config = dict[str, Any]
 def build(config: Config, option: str, **arguments: Any) -> Any:
     """The object that a `_target_` config describes; what is wrong with it ends in a UserError that names `option`."""
     try:
-        # what a run adds is passed by hand: Hydra would turn a dataclass among it into a config
-        return instantiate(config, _partial_=True)(**arguments) if arguments else instantiate(config)
+        # plain lists, as settings end in checkpoints; what a run adds is passed by hand, as Hydra would turn a
+        # dataclass among it into a config
+        if arguments:
+            return instantiate(config, _partial_=True, _convert_="all")(**arguments)
+        return instantiate(config, _convert_="all")
     except (TypeError, ValueError) as error:
         raise UserError(f"{option}: {error}") from error
     except InstantiationException as error:
