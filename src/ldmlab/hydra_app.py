@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +84,14 @@ def say_failure(failure: Exception) -> None:
     fail(str(failure) if known else ours)
 
 
+def sweep_length(overrides: list[str], params: Any) -> int:
+    """How many jobs a sweep has."""
+    swept = [item for item in overrides if "=" in item and not item.startswith("-")]
+    swept += [f"{key}={value}" for key, value in (params or {}).items()]
+    parsed = OverridesParser.create().parse_overrides(swept)
+    return math.prod(len(list(item.sweep_iterator())) for item in parsed if item.is_sweep_override())
+
+
 def swept_keys(overrides: list[str], params: Any) -> list[str]:
     """The keys that a sweep varies: on the command line, or in a study's `hydra.sweeper.params`."""
     parsed = OverridesParser.create().parse_overrides(
@@ -107,6 +117,9 @@ def job(command: str, composed: DictConfig, given: list[str], failures: list[Exc
     config["swept"] = swept_keys(given, state.sweeper.get("params")) if state.mode == RunMode.MULTIRUN else []
     config.pop("experiment", None)
     overrides = list(state.overrides.task)
+    if state.mode == RunMode.MULTIRUN:
+        count = sweep_length(given, state.sweeper.get("params"))
+        print(f"job {state.job.num + 1} of {count}: {' '.join(overrides)}", file=sys.stderr)
 
     if failures and isinstance(failures[-1], Interrupted):
         return None  # whoever interrupts a sweep means all of it
@@ -140,18 +153,28 @@ def register_experiments(config_name: str, overrides: list[str]) -> None:
         store.store(group="experiment", name=path.stem, package="_global_", node=experiment, provider=str(path))
         if path.stem in chosen:
             assert isinstance(experiment, DictConfig)
-            check_experiment(path, experiment, config_name)
+            check_experiment(path, experiment, config_name, users_folder(overrides))
 
 
-def check_experiment(path: Path, experiment: DictConfig, config_name: str) -> None:
-    """Raises UserError for a key that the configuration does not have."""
+def users_folder(arguments: Sequence[str]) -> list[str]:
+    """The override by which Hydra also searches the folder of `--config-dir`, if that is among the arguments."""
+    for place, argument in enumerate(arguments):
+        name, _, value = argument.partition("=")
+        if name in ("--config-dir", "-cd"):
+            folder = value or next(iter(arguments[place + 1 :]), "")
+            return [f"hydra.searchpath=['file://{Path(folder).absolute()}']"]
+    return []
+
+
+def check_experiment(path: Path, experiment: DictConfig, config_name: str, searched: list[str]) -> None:
+    """Raises UserError for a key that the configuration does not have; `searched` is of `users_folder`."""
     groups = []
     for entry in experiment.get("defaults", []):
         if isinstance(entry, DictConfig):
             (group, choice), *_ = entry.items()
             groups.append(f"{str(group).removeprefix('override').strip().lstrip('/')}={choice}")
     with initialize_config_dir(str(find_folder("conf")), version_base="1.3"):
-        known: Any = OmegaConf.to_container(compose(config_name, groups), resolve=False)
+        known: Any = OmegaConf.to_container(compose(config_name, [*searched, *groups]), resolve=False)
     GlobalHydra.instance().clear()
     body: Any = OmegaConf.to_container(experiment, resolve=False)
     for key in unknown_keys({k: v for k, v in body.items() if k not in ("defaults", "hydra")}, known):

@@ -8,7 +8,7 @@ from PIL import Image
 
 from ldmlab.errors import UserError
 from ldmlab.metrics import extractors
-from ldmlab.metrics.extractors import EffNetLite0, InceptionV3, extract, to_uint8
+from ldmlab.metrics.extractors import EffNetLite0, InceptionV3, to_uint8
 
 
 @pytest.fixture(autouse=True)
@@ -99,15 +99,6 @@ def test_to_uint8_refuses_nan():
     x[1, 0, 0, 0] = float("nan")
     with pytest.raises(UserError, match="1 of 3 images hold NaN"):
         to_uint8(x)
-
-
-def test_extract_joins_batches_and_reports_progress(lite):
-    x, seen = images(5), []
-    features = extract(lite, x.split(2), progress=seen.append)
-    assert seen == [2, 2, 1]
-    torch.testing.assert_close(features, lite(x), rtol=1e-4, atol=1e-4)
-    with pytest.raises(ValueError, match="no images"):
-        extract(lite, [])
 
 
 def test_inception_offline_ends_in_one_line_that_says_where_the_file_goes(tmp_path, monkeypatch):

@@ -67,12 +67,3 @@ def test_values_outside_the_range_count_as_clamped():
     images = torch.ones(1, 3, 16, 16) * 0.9
     low, high = measure(images, images + 0.1), measure(images, images + 5)
     assert high == pytest.approx(low)
-
-
-def test_reset_forgets():
-    images, reconstructions = pair()
-    metric = Reconstruction()
-    metric.update(images, -images)
-    metric.reset()
-    metric.update(images, reconstructions)
-    assert metric.compute() == pytest.approx(measure(images, reconstructions))

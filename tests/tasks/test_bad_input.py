@@ -78,7 +78,12 @@ def write_parquet(folder, images, **columns):
         (["train-ldm", "sampler=as_trained"], "sampler=as_trained is for"),
         (["train-ldm", "guidance.scale=abc"], "guidance.scale: a number"),
         (["train-ldm", "denoiser.head_channels=20"], "denoiser.head_channels: 20 does not divide"),
-        (["train-ldm", "denoiser.channels=wide"], "denoiser: "),
+        (["train-ldm", "denoiser.channels=wide"], "denoiser.channels: a whole number of 1 or more"),
+        (["train-ldm", "denoiser.patch_size=0"], "denoiser.patch_size: a whole number of 1 or more"),
+        (["train-ldm", "denoiser.channel_multipliers=2"], "denoiser.channel_multipliers: whole numbers are needed"),
+        (["train-ldm", "metrics.features.input_size=0"], "metrics.features: "),
+        (["train-ldm", "metrics.features.input_size=abc"], "metrics.features: "),
+        (["train-ldm", "seed=-1"], "seed: a whole number from 0 to"),
         (["train-ldm", "optimizer.lr=fast"], "optimizer: "),
         (["train-vae", "autoencoder.optimizer.lr=fast"], "autoencoder: "),
         (["train-vae", "runs_dir=/proc/nowhere"], "runs_dir: cannot make"),
@@ -99,8 +104,9 @@ def test_one_line_names_the_mistake(ldmlab, arguments, said):
 
 
 def test_an_empty_folder(ldmlab):
-    (ldmlab.folder / "empty").mkdir()
-    assert "empty" in ldmlab.error("train-vae", "data=imagefolder", "data.path=empty", "data.image_size=16")
+    (ldmlab.folder / "photos").mkdir()
+    said = ldmlab.error("train-vae", "data=imagefolder", "data.path=photos", "data.image_size=16")
+    assert "no images" in said
 
 
 def test_a_corrupt_image_is_named(ldmlab):

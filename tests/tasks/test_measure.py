@@ -1,12 +1,16 @@
 """Quality: which images are compared with which, and what a perfect model would be told."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
 from ldmlab.autoencoders.identity import IdentityAutoencoder
 from ldmlab.data.shapes import Shapes
 from ldmlab.metrics.extractors import FeatureExtractor
-from ldmlab.tasks.measure import Quality, measure_real, measure_reconstruction, seed_of, timed
+from ldmlab.modules.model import Samples
+from ldmlab.tasks import measure
+from ldmlab.tasks.measure import Quality, measure_generation, measure_real, measure_reconstruction, seed_of, timed
 
 
 class MeanColours(FeatureExtractor):
@@ -92,3 +96,62 @@ def test_timings_are_given_as_median_and_quartiles():
     metric = timed([1.0, 2.0, 4.0, 8.0, 10.0], lambda seconds: 40 / seconds, {"device": "x"})
     assert metric["value"] == 10
     assert metric["manifest"] == {"device": "x", "quartiles": [5, 20], "repeats": 5}
+
+
+class SlowAtFirst:
+    """Stands in for a model whose first call takes 100 s and every other one a second, on a clock of its own.
+
+    What was `done` last is the device's work, the synchronisation or a reading of the clock.
+    """
+
+    autoencoder = IdentityAutoencoder()
+
+    def __init__(self, monkeypatch):
+        self.now, self.calls, self.events = 0.0, [], []
+        monkeypatch.setattr(measure.time, "perf_counter", self.clock)
+        monkeypatch.setattr(measure, "synchronize", lambda device: self.events.append("synchronised"))
+
+    def clock(self):
+        self.events.append("clock")
+        return self.now
+
+    def sample(self, conditions, seeds, latent_size, sampler, guidance, network):
+        self.events.append("work")
+        self.now += 1.0 if self.calls else 100.0
+        self.calls.append(len(seeds))
+        images = torch.zeros(len(seeds), 3, latent_size, latent_size)
+        return Samples(images, images, evaluations=7)
+
+
+def speed_of(model, quality, sampling_batch, repeats):
+    return measure_generation(
+        model, None, quality, None, None, {}, "slow1", no_track, sampling_batch, latency_repeats=repeats, seed=0
+    )  # fmt: skip
+
+
+def test_speed_leaves_out_the_first_batch_and_what_is_no_full_batch(data, tmp_path, monkeypatch):
+    model = SlowAtFirst(monkeypatch)
+    metrics = speed_of(model, choose(data, tmp_path, 20), sampling_batch=8, repeats=2)
+    assert model.calls == [8, 8, 4, 1, 1, 1]  # the first image alone warms up as well
+    assert metrics["speed/images_per_s@slow1"]["value"] == 8
+    assert metrics["speed/images_per_s@slow1"]["manifest"]["repeats"] == 1
+    assert metrics["speed/latency_s@slow1"]["value"] == 1
+    assert metrics["speed/latency_s@slow1"]["manifest"]["repeats"] == 2
+    assert metrics["speed/nfe@slow1"]["value"] == 7
+
+
+def test_the_device_has_done_its_work_at_each_reading_of_the_clock(data, tmp_path, monkeypatch):
+    model = SlowAtFirst(monkeypatch)
+    speed_of(model, choose(data, tmp_path, 20), sampling_batch=8, repeats=1)
+    sampling = model.events[: model.events.index("work") + 3]
+    assert sampling == ["synchronised", "clock", "work", "synchronised", "clock"]
+    assert all(before == "synchronised" for before, event in pairwise(model.events) if event == "clock")
+
+
+def test_a_set_of_one_batch_is_drawn_again_to_be_timed(data, tmp_path, monkeypatch):
+    model = SlowAtFirst(monkeypatch)
+    metrics = speed_of(model, choose(data, tmp_path, 20), sampling_batch=50, repeats=30)
+    assert model.calls[:2] == [20, 20]
+    assert metrics["speed/images_per_s@slow1"]["value"] == 20
+    assert metrics["speed/images_per_s@slow1"]["manifest"]["batch_size"] == 20
+    assert metrics["speed/latency_s@slow1"]["manifest"]["repeats"] == 30

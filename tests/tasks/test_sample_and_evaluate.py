@@ -84,6 +84,28 @@ def test_evaluate_with_other_features_brings_their_floors(copy_of_trained, ldmla
     assert {f"val/kid_lite0_64@{detail}" for detail in ("euler2", "real", "reconstruction")} <= set(metrics)
 
 
+def test_evaluate_on_other_images_brings_their_floors(copy_of_trained, ldmlab):
+    """The Fréchet distance means nothing without its floor at the same N."""
+    assert ldmlab("evaluate", "from=runs/t/ldm-f4", "metrics.samples=10") == 0
+    metrics = json.loads((copy_of_trained / "ldm-f4" / "summary.json").read_text())["metrics"]
+    for detail in ("real", "reconstruction"):
+        assert metrics[f"val/fd_lite0_32@{detail}-n10-seed0"]["manifest"]["samples"] == 10
+    assert ldmlab("compare", "runs/t") == 0
+    rows = json.loads((copy_of_trained / "comparison.json").read_text())
+    row = next(row for row in walk(rows) if row.get("kid_samples") == 10)
+    assert row["frechet_real"] == metrics["val/fd_lite0_32@real-n10-seed0"]["value"]
+    assert row["frechet_reconstruction"] == metrics["val/fd_lite0_32@reconstruction-n10-seed0"]["value"]
+    assert not any("real-n10" in str(found.get("setting")) for found in walk(rows))
+
+
+def walk(tree):
+    """Every dictionary in nested containers."""
+    if isinstance(tree, dict):
+        yield tree
+    for child in tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ():
+        yield from walk(child)
+
+
 def test_an_offline_wandb_run_holds_history_and_pictures(copy_of_trained, ldmlab):
     options = [option for option in TINY_LDM if option != "logger=files"]
     arguments = ["study=w", "name=w", "autoencoder_from=runs/t/vae-f4", *options]

@@ -11,9 +11,11 @@ import yaml
 from safetensors.torch import load_file
 from tiny import TINY_F1, TINY_LDM, TINY_VAE
 
+from ldmlab.hydra_errors import find_folder
 from ldmlab.modules.autoencoder import AutoencoderModule
 from ldmlab.modules.latent_diffusion import LatentDiffusionModule
 from ldmlab.tasks import build
+from ldmlab.tasks.run import provenance
 
 pytestmark = pytest.mark.slow
 
@@ -133,7 +135,10 @@ def test_a_name_that_is_taken_by_other_settings_is_refused(copy_of_trained, ldml
     [
         ("train-vae", AutoencoderModule, TINY_VAE, "vae-f4"),
         ("train-ldm", LatentDiffusionModule, TINY_F1, "ldm-f1"),
+        ("train-ldm", LatentDiffusionModule, TINY_LDM, "ldm-f4"),
+        ("train-ldm", LatentDiffusionModule, [*TINY_F1, "trainer.lightning.accumulate_grad_batches=2"], "twice"),
     ],
+    ids=["autoencoder", "pixels", "latents", "accumulated"],
 )
 @pytest.mark.parametrize("how", ["signal", "crash"])
 def test_a_run_stopped_in_the_middle_and_resumed_ends_with_bitwise_the_same_weights(
@@ -226,6 +231,40 @@ def test_an_experiment_file_may_be_a_sweep(ldmlab, experiments):
     assert "unknown key 'batch_sise'; did you mean batch_size?" in ldmlab.error("train-ldm", "experiment=two", *TINY_F1)
 
 
+@pytest.mark.parametrize("path", sorted(find_folder("experiments").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_experiment_composes(ldmlab, monkeypatch, path):
+    asked = []
+    monkeypatch.setattr("ldmlab.tasks.run_task", lambda command, config, overrides: asked.append(config))
+    needed = ["data.path=photos"] if path.stem == "flowers102" else []
+    assert ldmlab("train-ldm", f"experiment={path.stem}", *needed) == 0
+    assert asked
+    assert {config["study"] for config in asked} == {path.stem}
+    if len(asked) > 1:
+        assert f"job 2 of {len(asked)}: " in ldmlab.said.err
+
+
+def test_the_demo_runs_both_factors_and_compares_them(ldmlab):
+    assert ldmlab("demo", *TINY_LDM) == 0
+    study = ldmlab.folder / "runs" / "demo"
+    assert {path.parent.name for path in study.glob("*/summary.json")} == {"vae-f4", "ldm-f4", "ldm-f1"}
+    assert (study / "comparison.html").exists()
+
+
+def test_a_study_may_use_data_of_the_users_own_folder(ldmlab, experiments, monkeypatch):
+    asked = {}
+    monkeypatch.setattr("ldmlab.tasks.run_task", lambda command, config, overrides: asked.update(config))
+    (ldmlab.folder / "mine" / "data").mkdir(parents=True)
+    (ldmlab.folder / "mine" / "data" / "photos.yaml").write_text("defaults: [shapes]\nimage_size: 24\n")
+    (experiments / "own.yaml").write_text("defaults:\n  - override /data: photos\ndata: {zoom: 1.0}\n")
+    assert ldmlab("train-ldm", "--config-dir", "mine", "experiment=own") == 0
+    assert asked["data"]["image_size"] == 24
+
+
+def test_an_experiment_file_that_puts_a_word_in_place_of_a_group_is_told_how_to_choose(ldmlab, experiments):
+    (experiments / "own.yaml").write_text("scheduler: cosine\n")
+    assert "override /scheduler" in ldmlab.error("train-ldm", "experiment=own", *TINY_F1)
+
+
 def test_an_experiment_file_has_the_last_word_but_for_the_command_line(ldmlab, experiments, monkeypatch):
     asked = {}
     monkeypatch.setattr("ldmlab.tasks.run_task", lambda command, config, overrides: asked.update(config))
@@ -266,6 +305,24 @@ def test_the_default_logger_keeps_offline_wandb_runs_of_both_stages(ldmlab):
         assert len(list(run.glob("wandb/offline-run-*/*.wandb"))) == 1
 
 
+def test_a_run_that_goes_on_is_the_same_run_at_wandb(ldmlab, monkeypatch):
+    options = [option for option in TINY_F1 if not option.startswith("logger=")]
+    step = LatentDiffusionModule.training_step
+
+    def stopped(self, batch, index):
+        if self.global_step == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(self, batch, index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LatentDiffusionModule, "training_step", stopped)
+        assert ldmlab("train-ldm", "study=w", "name=w", *options) == 130
+    assert ldmlab("train-ldm", "study=w", "name=w", *options) == 0
+    parts = list((ldmlab.folder / "runs/w/w/wandb").glob("offline-run-*/*.wandb"))
+    assert len({part.parent for part in parts}) == 2 or len(parts) == 1  # both starts may be within one second
+    assert {part.stem.removeprefix("run-") for part in parts} == {(ldmlab.folder / "runs/w/w/wandb/id").read_text()}
+
+
 def test_a_budget_may_be_images_or_flops(ldmlab):
     assert ldmlab("train-ldm", "study=t", "name=a", *TINY_F1, "budget.steps=null", "budget.images=24") == 0
     cost = json.loads((ldmlab.folder / "runs/t/a/summary.json").read_text())["cost"]
@@ -273,3 +330,33 @@ def test_a_budget_may_be_images_or_flops(ldmlab):
     flops = cost["flops"] * 1.01
     assert ldmlab("train-ldm", "study=t", "name=b", *TINY_F1, "budget.steps=null", f"budget.flops={flops}") == 0
     assert json.loads((ldmlab.folder / "runs/t/b/summary.json").read_text())["cost"]["steps"] == 4
+
+
+def test_the_autoencoder_of_a_run_brings_its_own_settings(ldmlab):
+    """Stage two is told nothing of its size, and the model that it leaves can be loaded again."""
+    small = [option for option in TINY_VAE if "channels" not in option]
+    larger = ["autoencoder.network.channels=24", "downsampling.latent_channels=6"]
+    assert ldmlab("train-vae", "study=t", "name=v", *small, *larger) == 0
+    stage_two = [option for option in TINY_LDM if not option.startswith(("autoencoder.", "autoencoder_share"))]
+    assert ldmlab("train-ldm", "study=t", "name=d", "autoencoder_from=runs/t/v", *stage_two) == 0
+    model, _ = build.load_diffusion(ldmlab.folder / "runs/t/d")
+    assert model.autoencoder.latent_channels == 6
+    said = ldmlab.error(
+        "train-ldm", "study=t", "name=e", "autoencoder_from=runs/t/v", *stage_two, "downsampling.latent_channels=8"
+    )
+    assert "downsampling.latent_channels: runs/t/v was trained with 6" in said
+
+
+def test_a_handful_of_images_is_measured_and_timed(ldmlab):
+    assert ldmlab("train-ldm", "study=t", "name=few", *TINY_F1, "metrics.samples=4", "metrics.latency_repeats=6") == 0
+    metrics = json.loads((ldmlab.folder / "runs/t/few/summary.json").read_text())["metrics"]
+    assert metrics["speed/images_per_s@euler2"]["manifest"]["repeats"] == 1
+    assert metrics["speed/latency_s@euler2"]["manifest"]["repeats"] == 6
+
+
+def test_a_machine_without_git_is_no_obstacle(monkeypatch):
+    def missing(*args, **kwargs):
+        raise FileNotFoundError(2, "No such file or directory", "git")
+
+    monkeypatch.setattr("ldmlab.tasks.run.subprocess.run", missing)
+    assert provenance()["git"] is None

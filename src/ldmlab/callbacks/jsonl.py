@@ -15,7 +15,7 @@ from ldmlab.callbacks.budget import Budget
 
 
 class JsonLines(Logger):
-    """Appends {"step", "images", "seconds", "cpu_seconds", name: value, ...} to `path` for each call.
+    """Appends {"step", "images", "flops", "seconds", "cpu_seconds", name: value, ...} to `path` for each call.
 
     The costs are those of `budget` at the time of logging, so that any curve can be drawn over any of them.
     """
@@ -41,6 +41,7 @@ class JsonLines(Logger):
         row: dict[str, Any] = {
             "step": int(cost.steps),
             "images": int(cost.images),
+            "flops": cost.flops,
             "seconds": round(cost.seconds, 3),
             "cpu_seconds": round(cost.cpu_seconds, 3),
         }

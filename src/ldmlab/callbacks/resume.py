@@ -56,7 +56,7 @@ class RandomState(L.Callback):
 class Checkpoints(L.Callback):
     """Keeps the newest checkpoint: every `every_seconds`, every `every_steps` if given, and when asked to stop.
 
-    SIGINT and SIGTERM end training after the batch under way, so that the checkpoint is that of a whole step;
+    SIGINT and SIGTERM end training after the optimiser step under way, so that the checkpoint is that of a whole step;
     `interrupted_by` then holds the signal. A second SIGINT ends the process at once.
     """
 
@@ -80,7 +80,7 @@ class Checkpoints(L.Callback):
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
         """Saves where it is time to."""
         step = trainer.global_step
-        if step == self._step and self.interrupted_by is None:
+        if step == self._step:
             return  # within an accumulation of gradients, which a checkpoint does not hold
         self._step = step
         due = time.monotonic() - self._saved_at > self.every_seconds

@@ -81,14 +81,13 @@ class ResumableLoader(DataLoader):
     Counted where batches are taken, not where workers fetch them ahead.
     """
 
-    def __init__(self, source: ImageSource, batches: EndlessBatches, num_workers: int, pin_memory: bool = False):
+    def __init__(self, source: ImageSource, batches: EndlessBatches, num_workers: int):
         super().__init__(
             source,  # type: ignore[arg-type]
             batch_sampler=batches,
             collate_fn=_as_it_is,  # type: ignore[arg-type]
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
-            pin_memory=pin_memory,
             # a generator of its own: the default would draw the workers' seed from the one that training uses
             generator=torch.Generator().manual_seed(batches.seed),
         )

@@ -56,7 +56,6 @@ class UNet(nn.Module):
         widths = [channels * multiplier for multiplier in channel_multipliers]
         embedding = 4 * channels
         self.patch_size = patch_size
-        self.size_divisor = patch_size * 2 ** (len(widths) - 1)
         self.time_embedding = TimeEmbedding(embedding)
         self.condition = nn.Linear(condition_width, embedding) if condition_width else None
 
@@ -103,7 +102,7 @@ class UNet(nn.Module):
     def forward(self, x: Tensor, t: Tensor, conditioning: Conditioning | None = None) -> Tensor:
         """Prediction (B, C, h, w) for a noisy sample x (B, C, h, w) at times t (B,).
 
-        h and w are divisible by `size_divisor`. Of the conditioning's routes, `vector` is used.
+        h and w are divisible by patch_size · 2^(levels - 1). Of the conditioning's routes, `vector` is used.
         """
         embedding = self.time_embedding(t)
         if self.condition is not None:

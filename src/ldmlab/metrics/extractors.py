@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import http.client
 import os
-from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
@@ -189,20 +188,3 @@ def to_uint8(images: Tensor) -> Tensor:
             f"{broken} of {len(images)} images hold NaN, so nothing can be measured: the model has diverged"
         )
     return images.float().clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
-
-
-def extract(
-    extractor: FeatureExtractor, batches: Iterable[Tensor], progress: Callable[[int], object] | None = None
-) -> Tensor:
-    """Features float32 (N, D) on the CPU for batches of uint8 images (B, 3, H, W).
-
-    `progress` is called after each batch with the number of images in it. Raises `ValueError` for no batches.
-    """
-    features = []
-    for images in batches:
-        features.append(extractor(images).cpu())
-        if progress is not None:
-            progress(len(images))
-    if not features:
-        raise ValueError("features of no images were asked for")
-    return torch.cat(features)

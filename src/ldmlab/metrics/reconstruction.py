@@ -39,10 +39,6 @@ class Reconstruction:
         """`recon_psnr` and `recon_ssim` of all images so far."""
         return {name: float(value) for name, value in self._metrics.compute().items()}
 
-    def reset(self) -> None:
-        """Forgets all images."""
-        self._metrics.reset()
-
 
 def _to_unit(images: Tensor) -> Tensor:
     """[-1, 1] to [0, 1] in float32: half precision has steps of 0.5 % near 1."""

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import platform
-import statistics
 import sys
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,72 +12,6 @@ import psutil
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
-
-
-@dataclass(frozen=True)
-class Speed:
-    """Seconds per call with the conditions under which they hold; quartiles, since other processes make outliers."""
-
-    seconds: float
-    """Median wall-clock seconds per call."""
-    seconds_lower: float
-    """First quartile of wall-clock seconds per call."""
-    seconds_upper: float
-    """Third quartile of wall-clock seconds per call."""
-    cpu_seconds: float
-    """Median CPU seconds of this process per call, all threads together.
-
-    Far below `seconds` times `threads` on a busy machine, or when the work is elsewhere (a GPU).
-    """
-    images_per_s: float
-    """Images per second at the median: `batch_size / seconds`."""
-    batch_size: int
-    repeats: int
-    warmup: int
-    threads: int
-    """Threads that torch may use within one operation."""
-    device: str
-    """Name of the device, such as "NVIDIA A100-SXM4-80GB"."""
-
-
-def measure_speed(
-    sample: Callable[[int], Any],
-    batch_size: int,
-    repeats: int = 10,
-    warmup: int = 2,
-    device: torch.device | str = "cpu",
-) -> Speed:
-    """Times `sample(batch_size)`, which makes that many images on `device`.
-
-    The first `warmup` calls are excluded: they compile, choose kernels and fill caches. The device is idle before
-    each reading of the clock; without that a GPU has only accepted the work, not done it.
-    """
-    if repeats < 1 or batch_size < 1:
-        raise ValueError(f"repeats and batch_size must be 1 or more, got {repeats} and {batch_size}")
-    device = torch.device(device)
-    for _ in range(warmup):
-        sample(batch_size)
-    wall, cpu = [], []
-    for _ in range(repeats):
-        synchronize(device)
-        wall_start, cpu_start = time.perf_counter(), time.process_time()
-        sample(batch_size)
-        synchronize(device)
-        wall.append(time.perf_counter() - wall_start)
-        cpu.append(time.process_time() - cpu_start)
-    lower, median, upper = statistics.quantiles(wall, n=4, method="inclusive") if repeats > 1 else wall * 3
-    return Speed(
-        seconds=median,
-        seconds_lower=lower,
-        seconds_upper=upper,
-        cpu_seconds=statistics.median(cpu),
-        images_per_s=batch_size / median,
-        batch_size=batch_size,
-        repeats=repeats,
-        warmup=warmup,
-        threads=torch.get_num_threads(),
-        device=device_name(device),
-    )
 
 
 def synchronize(device: torch.device | str) -> None:
@@ -128,9 +59,9 @@ def peak_memory_mb(device: torch.device | str) -> float:
     return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
 
 
-def count_parameters(module: nn.Module, trainable_only: bool = False) -> int:
+def count_parameters(module: nn.Module) -> int:
     """Number of parameters, a shared one once; buffers do not count."""
-    return sum(p.numel() for p in module.parameters() if p.requires_grad or not trainable_only)
+    return sum(p.numel() for p in module.parameters())
 
 
 def count_flops(function: Callable[[], Any]) -> int:

@@ -15,13 +15,13 @@ class ImageDataModule(L.LightningDataModule):
     set of validation images, so there is no other loader.
     """
 
-    def __init__(self, source: ImageSource, batch_size: int, seed: int, num_workers: int = 0, pin_memory: bool = False):
+    def __init__(self, source: ImageSource, batch_size: int, seed: int, num_workers: int = 0):
         super().__init__()
         self.source, self.batch_size, self.seed = source, batch_size, seed
-        self.num_workers, self.pin_memory = num_workers, pin_memory
+        self.num_workers = num_workers
 
     def train_dataloader(self) -> ResumableLoader:
         """Batches without end."""
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         batches = EndlessBatches(len(self.source), self.batch_size, self.seed, rank, world_size)
-        return ResumableLoader(self.source, batches, self.num_workers, self.pin_memory)
+        return ResumableLoader(self.source, batches, self.num_workers)

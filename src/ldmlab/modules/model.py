@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -73,7 +73,6 @@ class Samples:
     images: Tensor
     latents: Tensor
     evaluations: float
-    raw: dict = field(default_factory=dict)
 
 
 class LatentDiffusion(nn.Module):

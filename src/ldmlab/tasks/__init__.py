@@ -12,12 +12,13 @@ def run_task(command: str, config: dict[str, Any], overrides: list[str]) -> floa
     """
     from ldmlab.tasks import checks
 
-    {"train-vae": checks.check_vae, "train-ldm": checks.check_ldm}.get(command, lambda _: None)(config)
     if command == "train-vae":
+        checks.check_vae(config)
         from ldmlab.tasks.train_vae import train_vae
 
         return headline_value(train_vae(config, overrides).summary or {})
     if command == "train-ldm":
+        checks.check_ldm(config, overrides)
         from ldmlab.tasks.train_ldm import train_ldm
 
         return headline_value(train_ldm(config, overrides).summary or {})
@@ -36,5 +37,6 @@ def run_task(command: str, config: dict[str, Any], overrides: list[str]) -> floa
 def headline_value(summary: dict[str, Any]) -> float | None:
     """The kernel distance of generated images, or of reconstructions where nothing is generated."""
     values = {name: metric["value"] for name, metric in summary.get("metrics", {}).items() if "/kid" in name}
-    generated = [value for name, value in values.items() if name.split("@")[1] not in ("real", "reconstruction")]
+    floors = ("real", "reconstruction")
+    generated = [value for name, value in values.items() if not name.split("@")[1].startswith(floors)]
     return generated[0] if generated else next(iter(values.values()), None)

@@ -34,7 +34,7 @@ def build(config: Config, option: str, **arguments: Any) -> Any:
         if arguments:
             return instantiate(config, _partial_=True, _convert_="all")(**arguments)
         return instantiate(config, _convert_="all")
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, ArithmeticError) as error:
         raise UserError(f"{option}: {error}") from error
     except InstantiationException as error:
         cause = error.__cause__ or error
@@ -52,7 +52,7 @@ def try_out(option: str, action: Callable[[], Any]) -> None:
     try:
         with torch.random.fork_rng():
             action()
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
         raise UserError(f"{option}: {str(error).splitlines()[0]}") from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -14,15 +15,12 @@ LEAST_SAMPLES = 4  # for an unbiased estimate of the kernel distance and its err
 
 WHOLE_NUMBERS = {
     "batch_size": 1,
-    "seed": None,
     "n": 1,
     "data.image_size": 1,
     "autoencoder.batch_size": 1,
-    "autoencoder.seed": None,
     "autoencoder.warmup_steps": 0,
     "metrics.samples": LEAST_SAMPLES,
     "metrics.sampling_batch": 1,
-    "metrics.seed": None,
     "metrics.latency_repeats": 0,
     "metrics.previews": 0,
     "metrics.preview_samples": LEAST_SAMPLES,
@@ -31,6 +29,10 @@ WHOLE_NUMBERS = {
     "trainer.threads": 1,
     "trainer.checkpoint_steps": 1,
     "trainer.grids": 0,
+    "denoiser.channels": 1,
+    "denoiser.blocks": 1,
+    "denoiser.patch_size": 1,
+    "denoiser.head_channels": 1,
 }
 """Keys with the smallest value that they may have; those whose default is null may be null."""
 
@@ -42,7 +44,27 @@ NUMBERS = {
 }
 """Keys with the smallest and the largest value that they may have."""
 
+SEEDS = ("seed", "data.seed", "autoencoder.seed", "metrics.seed")
+LARGEST_SEED = 2**32 - 1  # of NumPy's generators
+
 MAY_BE_NULL = ("trainer.threads", "trainer.checkpoint_steps")
+
+
+GROUPS = (
+    "budget",
+    "data",
+    "autoencoder",
+    "downsampling",
+    "denoiser",
+    "scheduler",
+    "conditioner",
+    "sampler",
+    "guidance",
+    "metrics",
+    "optimizer",
+    "trainer",
+    "logger",
+)
 
 
 def value_at(config: Config, key: str) -> Any:
@@ -69,9 +91,12 @@ def check_numbers(config: Config) -> None:
         value = value_at(config, key)
         if value is ABSENT or (value is None and key in MAY_BE_NULL):
             continue
-        if not is_number(value, whole=True) or (least is not None and value < least):
-            least_said = "" if least is None else f" of {least} or more"
-            raise UserError(f"{key}: a whole number{least_said} is needed, not {value}")
+        if not is_number(value, whole=True) or value < least:
+            raise UserError(f"{key}: a whole number of {least} or more is needed, not {value}")
+    for key in SEEDS:
+        value = value_at(config, key)
+        if value is not ABSENT and not (is_number(value, whole=True) and 0 <= value <= LARGEST_SEED):
+            raise UserError(f"{key}: a whole number from 0 to {LARGEST_SEED} is needed, not {value}")
     for key, (low, high) in NUMBERS.items():
         value = value_at(config, key)
         if value is ABSENT:
@@ -83,10 +108,13 @@ def check_numbers(config: Config) -> None:
 
 def check_groups(config: Config) -> None:
     """Groups of settings have not been replaced by a value."""
-    for group in ("budget", "data", "autoencoder", "downsampling", "metrics", "trainer", "sampler", "guidance"):
+    for group in GROUPS:
         if group in config and not isinstance(config[group], dict):
             keys = "cpu_seconds" if group == "budget" else "KEY"
-            raise UserError(f"{group}: {config[group]} is no value for a group of settings; set {group}.{keys}=...")
+            choose = "" if group == "budget" else f"; a study chooses a file by `override /{group}` in its defaults"
+            raise UserError(
+                f"{group}: {config[group]} is no value for a group of settings; set {group}.{keys}=...{choose}"
+            )
     for group in ("sampler", "guidance"):
         if group in config and config[group].get("_target_") is None:
             raise UserError(f"{group}=as_trained is for the commands sample and evaluate; choose another here")
@@ -140,11 +168,14 @@ def check_sizes(config: Config) -> None:
         raise UserError(f"data.image_size: {size} is not divisible by the downsampling factor {factor}")
     denoiser = config.get("denoiser")
     if denoiser and "channel_multipliers" in denoiser:
-        halvings = denoiser["patch_size"] * 2 ** (len(denoiser["channel_multipliers"]) - 1)
+        levels = denoiser["channel_multipliers"]
+        if not isinstance(levels, list) or not levels or not all(is_number(level, whole=True) for level in levels):
+            raise UserError(f"denoiser.channel_multipliers: whole numbers are needed, like [1,2], not {levels}")
+        halvings = denoiser.get("patch_size", 1) * 2 ** (len(levels) - 1)
         if (size // factor) % halvings:
             raise UserError(
                 f"denoiser.channel_multipliers: the latent is {size // factor} x {size // factor} "
-                f"({size} / f{factor}), which {len(denoiser['channel_multipliers'])} levels cannot halve "
+                f"({size} / f{factor}), which {len(levels)} levels cannot halve "
                 "evenly; take fewer levels, a smaller downsampling factor or larger images"
             )
 
@@ -185,8 +216,8 @@ def check_data_path(config: Config) -> None:
         raise UserError(f"data.path: no such folder or file: {path}")
 
 
-def check_autoencoder_from(config: Config) -> None:
-    """The autoencoder is a complete run of stage one, trained for the same factor."""
+def check_autoencoder_from(config: Config, overrides: Sequence[str]) -> None:
+    """The autoencoder is a complete run of stage one for the same factor, and nobody asks for other settings of it."""
     if config["autoencoder_from"] is None:
         return
     run = read_run(config["autoencoder_from"], "autoencoder", "autoencoder_from")
@@ -196,6 +227,12 @@ def check_autoencoder_from(config: Config) -> None:
             f"autoencoder_from: {run} was trained for f{trained}, this run is for f{wanted}: "
             f"use downsampling=f{trained} or another autoencoder"
         )
+    for override in overrides:
+        key = override.lstrip("+~").partition("=")[0]
+        if key.startswith(("autoencoder.", "downsampling.")) and value_at(config, key) != value_at(run.config, key):
+            raise UserError(
+                f"{key}: {run} was trained with {value_at(run.config, key)}; leave it out, or train another autoencoder"
+            )
 
 
 def check_share(config: Config) -> None:
@@ -225,11 +262,11 @@ def check_vae(config: Config) -> None:
     check_both(config)
 
 
-def check_ldm(config: Config) -> None:
+def check_ldm(config: Config, overrides: Sequence[str]) -> None:
     """Everything about a stage-two configuration that needs no data."""
     check_both(config)
     check_share(config)
-    check_autoencoder_from(config)
+    check_autoencoder_from(config, overrides)
 
 
 def check_measuring(config: Config) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import track as rich_track
 
+SAID_EVERY = 20.0  # seconds between two lines of progress in a log file
+
 console = Console(stderr=True, highlight=False)
 
 
@@ -18,11 +20,17 @@ def say(message: str) -> None:
 
 
 def track(iterable: Iterable[Any], length: int, title: str) -> Iterable[Any]:
-    """The iterable with a progress bar on a terminal; in a log file, its title and how long it took."""
+    """The iterable with a progress bar on a terminal; in a log file, its title, how far it is, and how long it took."""
     if console.is_terminal:
         yield from rich_track(iterable, description=title, total=length, console=console, transient=True)
         return
     say(f"{title} ...")
-    start = time.monotonic()
-    yield from iterable
+    start = said = time.monotonic()
+    for done, item in enumerate(iterable, 1):
+        yield item
+        now = time.monotonic()
+        if now - said > SAID_EVERY and done < length:
+            left = (now - start) / done * (length - done)
+            say(f"{title}: {100 * done / length:.0f} %, {left:.0f} s left")
+            said = now
     say(f"{title}: {time.monotonic() - start:.0f} s")

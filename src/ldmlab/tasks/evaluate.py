@@ -44,25 +44,24 @@ def evaluate(config: Config) -> Config:
     same_reference = all(
         merged["metrics"][key] == run.config["metrics"][key] for key in ("samples", "reference_split", "seed")
     )
-    if not same_reference:
-        detail += f"-n{quality.samples}-seed{merged['metrics']['seed']}"
+    suffix = "" if same_reference else f"-n{quality.samples}-seed{merged['metrics']['seed']}"
+    detail += suffix
     metrics = measure.measure_generation(
         model, model.network, quality, sampler, guidance, manifest, detail, track,
         merged["metrics"]["sampling_batch"], merged["metrics"]["latency_repeats"], merged["metrics"]["seed"],
     )  # fmt: skip
-    floors = measure.measure_real(quality, track)
-    if same_reference and not floors.keys() <= (run.summary or {})["metrics"].keys():
-        # other features than the run's own have floors of their own
+    floors = measure.measure_real(quality, track, suffix)
+    if not floors.keys() <= (run.summary or {})["metrics"].keys():
+        # other features or other images than the run's own have floors of their own
         metrics |= floors
         if model.autoencoder.downsampling_factor > 1:
-            metrics |= measure.measure_reconstruction(model.autoencoder, quality, track)
+            metrics |= measure.measure_reconstruction_distances(model.autoencoder, quality, track, suffix)
     with run.lock(say):
         summary = run.summary or {}
         summary["metrics"] |= metrics
         run.finish(summary)
-    speed = metrics.get(f"speed/images_per_s@{detail}")
-    said = f", {speed['value']:.1f} images/s" if speed else ""
-    say(f"{run}: {measure.headline(metrics | floors, detail)}{said}")
+    speed = metrics[f"speed/images_per_s@{detail}"]["value"]
+    say(f"{run}: {measure.headline(metrics | floors, detail, suffix)}, {speed:.1f} images/s")
     return {"metrics": metrics}
 
 

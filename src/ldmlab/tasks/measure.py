@@ -175,19 +175,15 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     return {key: value.to(device) if isinstance(value, Tensor) else value for key, value in batch.items()}
 
 
-def measure_real(quality: Quality, track: Track) -> Metrics:
-    """The floor of real against real, at the same N."""
+def measure_real(quality: Quality, track: Track, suffix: str = "") -> Metrics:
+    """The floor of real against real, at the same N, named `…@real` and `suffix`."""
     manifest = {"images": f"{quality.data.info.name}/{quality.floor_split}, disjoint from the reference"}
-    return quality.distances(quality.floor_features(track), "real", manifest, track)
+    return quality.distances(quality.floor_features(track), f"real{suffix}", manifest, track)
 
 
 @torch.inference_mode()
 def measure_reconstruction(autoencoder: Autoencoder, quality: Quality, track: Track) -> Metrics:
-    """PSNR and SSIM of the reference images' reconstructions; distances of the further real images' ones.
-
-    The distances are to the same reference images as those of generated images, and of images that are not among them,
-    so they are what a perfect diffusion model would reach.
-    """
+    """PSNR and SSIM of the reference images' reconstructions, and the distances of the further real images' ones."""
     fidelity = Reconstruction()
     source = quality.data.split(quality.split)
     for batch in in_order(source, quality.reference_rows, EXTRACTION_BATCH):
@@ -197,6 +193,18 @@ def measure_reconstruction(autoencoder: Autoencoder, quality: Quality, track: Tr
     metrics: Metrics = {
         f"{quality.split}/{name}": {"value": value, "manifest": manifest} for name, value in fidelity.compute().items()
     }
+    return metrics | measure_reconstruction_distances(autoencoder, quality, track)
+
+
+@torch.inference_mode()
+def measure_reconstruction_distances(
+    autoencoder: Autoencoder, quality: Quality, track: Track, suffix: str = ""
+) -> Metrics:
+    """Distances of reconstructions of the further real images, named `…@reconstruction` and `suffix`.
+
+    The distances are to the same reference images as those of generated images, and of images that are not among them,
+    so they are what a perfect diffusion model would reach.
+    """
     batches = quality.floor_images(EXTRACTION_BATCH)
     count = -(-len(quality.floor_rows) // EXTRACTION_BATCH)
     features = quality.features(
@@ -204,7 +212,7 @@ def measure_reconstruction(autoencoder: Autoencoder, quality: Quality, track: Tr
         for images in track(batches, count, f"features of {len(quality.floor_rows)} reconstructions")
     )
     source_name = f"reconstructions of {quality.data.info.name}/{quality.floor_split}, disjoint from the reference"
-    return metrics | quality.distances(features, "reconstruction", {"images": source_name}, track)
+    return quality.distances(features, f"reconstruction{suffix}", {"images": source_name}, track)
 
 
 def measure_generation(
@@ -223,9 +231,10 @@ def measure_generation(
     """Distances of N generated images, and the speed at which these very images were made.
 
     The conditions are those of the reference images, so that classes are as frequent as there. The clock covers
-    everything from noise to decoded image; the first batch warms up and is not counted. `description` of sampler and
-    guidance goes into the manifest.
+    everything from noise to decoded image; the first batch warms up and is not counted, but drawn once more where there
+    is no second one. `description` of sampler and guidance goes into the manifest.
     """
+    batch_size = min(sampling_batch, quality.samples)
     latent_size = quality.data.info.image_size // model.autoencoder.downsampling_factor
     device = quality.device
 
@@ -240,31 +249,32 @@ def measure_generation(
 
     reset_peak_memory(device)
     features, batch_seconds, evaluations = [], [], 0.0
-    starts = list(range(0, quality.samples, sampling_batch))
+    starts = list(range(0, quality.samples, batch_size))
     for start in track(starts, len(starts), f"sampling {quality.samples} images ({detail})"):
-        rows = range(start, min(start + sampling_batch, quality.samples))
+        rows = range(start, min(start + batch_size, quality.samples))
         images, seconds, evaluations = draw(rows)
-        if start > 0 and len(rows) == sampling_batch:
+        if start > 0 and len(rows) == batch_size:
             batch_seconds.append(seconds)
         features.append(quality.features([images]))
     peak = peak_memory_mb(device)
 
     manifest = {**description, "nfe": evaluations, "seed": seed, "ema": True}
     metrics = quality.distances(torch.cat(features), detail, manifest, track)
-    latencies = [draw([row])[1] for row in range(latency_repeats + 1)][1:]
+    if not batch_seconds:
+        batch_seconds = [draw(range(batch_size))[1]]
+    latencies = [draw([row % quality.samples])[1] for row in range(latency_repeats + 1)][1:]
     speed = {
         **manifest,
         "device": device_name(device),
         "threads": torch.get_num_threads(),
         "covers": "noise to decoded image",
     }
-    if batch_seconds:
-        metrics[f"speed/images_per_s@{detail}"] = timed(
-            batch_seconds, lambda seconds: sampling_batch / seconds, {**speed, "batch_size": sampling_batch}
-        )
+    metrics[f"speed/images_per_s@{detail}"] = timed(
+        batch_seconds, lambda seconds: batch_size / seconds, {**speed, "batch_size": batch_size}
+    )
     if latencies:
         metrics[f"speed/latency_s@{detail}"] = timed(latencies, lambda seconds: seconds, {**speed, "batch_size": 1})
-    metrics[f"speed/decode_images_per_s@{detail}"] = measure_decoding(model, latent_size, sampling_batch, device, speed)
+    metrics[f"speed/decode_images_per_s@{detail}"] = measure_decoding(model, latent_size, batch_size, device, speed)
     metrics[f"speed/nfe@{detail}"] = {"value": evaluations, "manifest": speed}
     # a CPU's peak cannot be started anew
     covers = "sampling" if device.type == "cuda" else "the whole process, training included"
@@ -309,6 +319,8 @@ def quality_of(config: dict[str, Any], data: ImageData, device: torch.device) ->
     """What distances are measured with in this run."""
     metrics = config["metrics"]
     extractor = build.build(metrics["features"], "metrics.features").to(device)
+    one = torch.zeros(1, 3, data.info.image_size, data.info.image_size, dtype=torch.uint8, device=device)
+    build.try_out("metrics.features", lambda: extractor(one))
     return Quality.choose(
         data,
         extractor,
@@ -359,10 +371,10 @@ def option_name(
     return config["_target_"].rsplit(".", 1)[-1], differing
 
 
-def headline(metrics: Metrics, detail: str) -> str:
-    """The kernel distance, with its floor of real against real."""
+def headline(metrics: Metrics, detail: str, suffix: str = "") -> str:
+    """The kernel distance, with its floor of real against real, which `measure_real` named with `suffix`."""
     name = next(name for name in metrics if "kid" in name and name.endswith(f"@{detail}"))
-    metric, floor = metrics[name], metrics[name.split("@")[0] + "@real"]
+    metric, floor = metrics[name], metrics[name.split("@")[0] + f"@real{suffix}"]
     samples = metric["manifest"]["samples"]
     return (
         f"{name} {metric['value']:.4f} ± {metric['standard_error']:.4f} "

@@ -28,6 +28,8 @@ VOLATILE = (
     "overwrite",
     "runs_dir",
     "cache_dir",
+    "data.cache_dir",
+    "data.root",
     "logger",
     "trainer.num_workers",
     "trainer.threads",
@@ -205,10 +207,17 @@ def provenance() -> dict[str, Any]:
             versions[package] = version(package)
         except PackageNotFoundError:
             versions[package] = None
-    revision = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=Path(__file__).parent, capture_output=True, text=True
-    )
-    return {"versions": versions, "git": revision.stdout.strip() or None, "machine": platform.machine()}
+    return {"versions": versions, "git": revision(), "machine": platform.machine()}
+
+
+def revision() -> str | None:
+    """The source's git revision, "-dirty" if it was changed since; None outside of a repository or without git."""
+    command = ["git", "describe", "--always", "--dirty"]
+    try:
+        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
+    except OSError:
+        return None
+    return done.stdout.strip() or None
 
 
 def read_run(path: str | Path, stage: str, option: str) -> Run:

@@ -24,8 +24,8 @@ from ldmlab.modules.model import ConditionalDenoiser, LatentDiffusion
 from ldmlab.tasks import build, checks, measure
 from ldmlab.tasks.console import say, track
 from ldmlab.tasks.grid import grid_conditions
-from ldmlab.tasks.run import Run, read_run, run_name
-from ldmlab.tasks.train_vae import measure_statistics, train_vae
+from ldmlab.tasks.run import VOLATILE, Run, read_run, run_name
+from ldmlab.tasks.train_vae import STAGE_TWO, measure_statistics, train_vae
 from ldmlab.tasks.training import device_of, finish, fit, log_values, logging_to, set_up, try_trainer
 from ldmlab.types import ImageData, ImageSource
 
@@ -34,7 +34,10 @@ Config = dict[str, Any]
 
 def train_ldm(config: Config, overrides: list[str]) -> Run:
     """Stage two from a resolved configuration, and stage one before it where that is missing."""
-    checks.check_ldm(config)
+    checks.check_ldm(config, overrides)
+    if config["autoencoder_from"] is not None:
+        trained = read_run(config["autoencoder_from"], "autoencoder", "autoencoder_from").config
+        config |= {key: trained[key] for key in ("autoencoder", "downsampling")}
     if config["name"] == "auto":
         config["name"] = run_name("ldm", config["downsampling"]["name"], overrides, config.get("swept", ()))
     run = Run(Path(config["runs_dir"]) / config["study"] / config["name"], config)
@@ -119,7 +122,9 @@ def concerns_stage_one(override: str, swept: Sequence[str]) -> bool:
     group = key.split(".")[0]
     if group in ("autoencoder", "downsampling"):
         return True
-    return key in swept and (group in ("data", "budget", "autoencoder_share") or key.startswith("trainer.lightning"))
+    if group == "trainer":
+        return key in swept and key not in (*VOLATILE, *STAGE_TWO)
+    return key in swept and group in ("data", "budget", "autoencoder_share")
 
 
 def _train_ldm(run: Run, config: Config, quality: measure.Quality, vae_run: Run | None) -> None:
@@ -218,9 +223,8 @@ def _train_ldm(run: Run, config: Config, quality: measure.Quality, vae_run: Run 
             cost_autoencoder=asdict(spent) if vae_run is not None else None,
             autoencoder_from=None if vae_run is None else str(vae_run),
         )
-    speed = metrics.get(f"speed/images_per_s@{detail}")
-    said = f", {speed['value']:.1f} images/s" if speed else ""
-    say(f"{run}: {measure.headline(metrics, detail)}{said}")
+    speed = metrics[f"speed/images_per_s@{detail}"]["value"]
+    say(f"{run}: {measure.headline(metrics, detail)}, {speed:.1f} images/s")
 
 
 def training_source(

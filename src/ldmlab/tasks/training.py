@@ -6,8 +6,9 @@ import contextlib
 import logging
 import math
 import os
+import secrets
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -26,7 +27,7 @@ from ldmlab.modules.autoencoder import AutoencoderModule
 from ldmlab.modules.image_data import ImageDataModule
 from ldmlab.tasks import build, measure
 from ldmlab.tasks.console import console
-from ldmlab.tasks.run import Run, provenance
+from ldmlab.tasks.run import Run, provenance, write_text
 from ldmlab.types import DataInfo
 
 Config = dict[str, Any]
@@ -132,6 +133,8 @@ def logging_to(run: Run, config: Config, budget: Budget) -> Iterator[list[Logger
         experiment = wandb.init(
             project=settings["project"],
             entity=settings["entity"],
+            id=wandb_id(run),
+            resume="allow",
             name=run.path.name,
             group=config["study"],
             dir=run.path.resolve(),  # wandb's own process may stand in another folder
@@ -145,12 +148,33 @@ def logging_to(run: Run, config: Config, budget: Budget) -> Iterator[list[Logger
         raise UserError(f"logger: wandb: {message}; log in with `wandb login`, or use logger.offline=true") from error
     experiment.define_metric("trainer/global_step")
     experiment.define_metric("*", step_metric="trainer/global_step", step_sync=True)
-    wandb_logger = WandbLogger(experiment=experiment)
-    loggers.append(wandb_logger)
+    loggers.append(CostedWandb(experiment, budget))
     try:
         yield loggers
     finally:
         wandb.finish()
+
+
+def wandb_id(run: Run) -> str:
+    """The run's name at wandb, drawn once: a run that was cut off and goes on is one run there too."""
+    path = run.path / "wandb" / "id"
+    if not path.exists():
+        path.parent.mkdir(exist_ok=True)
+        write_text(path, secrets.token_hex(4))
+    return path.read_text()
+
+
+class CostedWandb(WandbLogger):
+    """wandb, with what training has cost so far beside every value, so that curves can be drawn over any cost."""
+
+    def __init__(self, experiment: Any, budget: Budget):
+        super().__init__(experiment=experiment)
+        self.budget = budget
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Logs the values with the cost."""
+        cost = {f"cost/{name}": value for name, value in asdict(self.budget.cost).items()}
+        super().log_metrics({**metrics, **cost}, step)
 
 
 def log_values(loggers: Iterable[Logger], values: dict[str, float]) -> None:
@@ -171,7 +195,7 @@ def finish(
     """Logs the final values and writes the summary, by which the run is complete."""
     config = run.config
     values = {name: metric["value"] for name, metric in metrics.items()}
-    log_values(loggers, {**values, **{f"cost/{name}": value for name, value in asdict(cost).items()}})
+    log_values(loggers, values)
     for logger in loggers:
         if isinstance(logger, WandbLogger):
             logger.log_image(key="final", images=[str(run.path / more["samples"])])

@@ -187,7 +187,7 @@ def _against_factor(rows: Sequence[Row], headline: Headline, styles: dict[str, R
         svg = _svg(figure)
     caption = (
         "Each run with its best sampler setting; the line joins the best run of each factor. Under it, what the "
-        "autoencoder alone costs, and the distance between two halves of the real images."
+        "autoencoder alone costs, and the distance of further real images."
     )
     return Plot("Quality against compression", svg, caption, _runs(points))
 

@@ -100,14 +100,18 @@ class Row:
 
         A Fréchet distance at another N is no floor, and is not returned.
         """
-        if self.yardstick is None or detail == self.detail:
+        if self.yardstick is None or is_floor(self.detail, detail):
             return None
-        for measurement in self.run.measurements.values():
-            same = distance_kind(measurement) == headline and measurement.detail == detail
-            if same and Yardstick.of(measurement).features == self.yardstick.features:
-                comparable = headline == "kid" or (self.frechet and measurement.samples == self.frechet.samples)
-                return measurement if comparable else None
-        return None
+        floors = [
+            measurement
+            for measurement in self.run.measurements.values()
+            if distance_kind(measurement) == headline
+            and is_floor(measurement.detail, detail)
+            and Yardstick.of(measurement).features == self.yardstick.features
+            and (headline == "kid" or (self.frechet and measurement.samples == self.frechet.samples))
+        ]
+        # one taken to the very same reference images, where there is one
+        return max(floors, key=lambda floor: Yardstick.of(floor) == self.yardstick, default=None)
 
     def speed(self, quantity: str) -> float | None:
         """A measurement of speed for this sampler setting, for example `images_per_s`."""
@@ -155,6 +159,11 @@ class Row:
             "cost_autoencoder": run.cost_autoencoder,
             "parameters": run.parameters,
         }
+
+
+def is_floor(detail: str, floor: str) -> bool:
+    """Whether `detail` names `floor`, of the run's own images or of others: "real", "real-n5000-seed0"."""
+    return detail == floor or detail.startswith(f"{floor}-")
 
 
 def distance_kind(measurement: Measurement) -> Headline | None:
@@ -213,9 +222,13 @@ def best_row(rows: Iterable[Row], headline: Headline | None) -> Row | None:
 
 def _settings(run: Run) -> list[str]:
     """The sampler settings that a run was measured with, in the order of its summary."""
-    aside = ("", RECONSTRUCTION, REAL, PREVIEW)
+    aside = ("", PREVIEW)
     measured = (m for m in run.measurements.values() if m.split == "speed" or distance_kind(m))
-    details = dict.fromkeys(m.detail for m in measured if m.detail not in aside)
+    details = dict.fromkeys(
+        m.detail
+        for m in measured
+        if m.detail not in aside and not is_floor(m.detail, REAL) and not is_floor(m.detail, RECONSTRUCTION)
+    )
     return list(details) or [""]
 
 

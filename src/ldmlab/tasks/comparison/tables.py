@@ -236,6 +236,7 @@ def _diffusion_columns(rows: list[Row], headline: Headline | None) -> list[Colum
             meaning="Evaluations of the denoiser for an image.",
         ),
         _CPU_MINUTES,
+        _MINUTES,
         Column(
             "images seen",
             lambda row: count(row.run.cost.get("images")),
@@ -260,6 +261,7 @@ def _autoencoder_columns(rows: list[Row]) -> list[Column]:
         *_distance_columns(rows, "kid"),
         _floor_column("kid", "KID ×10³", REAL),
         _CPU_MINUTES,
+        _MINUTES,
         Column("images seen", lambda row: count(row.run.cost.get("images")), secondary=True),
         _PARAMETERS,
         _SEED,
@@ -364,7 +366,7 @@ _FLOORS = {
         "recon.",
         "The same distance for images that only went through the autoencoder: no sampler gets below it.",
     ),
-    REAL: ("real", "The same distance between two halves of the real images."),
+    REAL: ("real", "The same distance of further real images, as many, that are not among the reference."),
 }
 _RUN = Column("run", lambda row: row.run.label, numeric=False)
 _FACTOR = Column("f", lambda row: f"f{row.run.factor}" if row.run.factor else ABSENT, meaning="Downsampling factor.")
@@ -374,6 +376,12 @@ _CPU_MINUTES = Column(
     lambda row: None if row.run.autoencoder_cost_unknown else row.cpu_minutes,
     "lower",
     "Processor minutes of training, the autoencoder's included.",
+)
+_MINUTES = Column(
+    "min",
+    lambda row: ABSENT if (seconds := row.run.total_cost("seconds")) is None else number(seconds / 60),
+    meaning="Minutes of training on the clock, the autoencoder's included.",
+    secondary=True,
 )
 _PARAMETERS = Column("parameters", _parameters, meaning="Denoiser + autoencoder.", secondary=True)
 _SEED = Column("seed", lambda row: ABSENT if row.run.seed is None else str(row.run.seed), secondary=True)
