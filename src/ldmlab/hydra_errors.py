@@ -90,5 +90,7 @@ def one_line(error: Exception, config_name: str, overrides: list[str]) -> str:
         if not close and config_name in ("sample", "evaluate") and option_group in ("sampler", "guidance", "metrics"):
             advice = f"choose one with {option_group}=..., or write +{full_key}=..."
             return f"{full_key}: not a setting of every {option_group}; {advice}"
+        if option_group == "autoencoder" and ("downsampling=f1" in overrides or full_key in all_keys(known)):
+            return f"{full_key}: downsampling=f1 has no autoencoder; start it by itself, in the same study"
         return f"unknown key '{full_key}'{suggestion(full_key, known)}"
     return f"{full_key}: {message}" if full_key and full_key not in message else message

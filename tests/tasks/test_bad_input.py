@@ -63,6 +63,7 @@ def write_parquet(folder, images, **columns):
         (["train-ldm", "drop_probability=2"], "drop_probability: a number from 0 to 1"),
         (["train-ldm", "autoencoder=identity"], "downsampling=f4 needs autoencoder=kl"),
         (["train-ldm", "downsampling=f1", "autoencoder=kl"], "use autoencoder=identity"),
+        (["train-ldm", "downsampling=f1", "autoencoder.batch_size=4"], "downsampling=f1 has no autoencoder"),
         (["train-ldm", "downsampling.factor=16"], "conf/downsampling/f16.yaml"),
         (["train-ldm", "downsampling=f4,f8"], "make a sweep, with -m"),
         (["train-ldm", "data=imagefolder", "data.path=my photos (1)"], "quote the value"),

@@ -350,7 +350,7 @@ def test_a_narrow_terminal_keeps_the_main_columns(
     row = next(line for line in out.splitlines() if line.startswith("ldm-f4"))
     assert row.split() == ["ldm-f4", "f4", "euler@20", "2", "310.0", "±", "1.0", "200", "233", "20", "10.0"]
     floors = "floor: recon. KID ×10³, floor: real KID ×10³, floor: recon. FD, floor: real FD"
-    hidden = f"N, {floors}, images seen, parameters, seed"
+    hidden = f"N, {floors}, min, images seen, parameters, seed"
     assert hidden in " ".join(out.split())
 
 

@@ -110,6 +110,7 @@ class SlowAtFirst:
         self.now, self.calls, self.events = 0.0, [], []
         monkeypatch.setattr(measure.time, "perf_counter", self.clock)
         monkeypatch.setattr(measure, "synchronize", lambda device: self.events.append("synchronised"))
+        monkeypatch.setattr(measure, "measure_decoding", lambda *_: {"value": 1.0, "manifest": {}})
 
     def clock(self):
         self.events.append("clock")

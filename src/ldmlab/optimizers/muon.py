@@ -28,19 +28,20 @@ def orthogonalize(matrices: Tensor, iterations: int) -> Tensor:
     Iterates on the square matrix X Xᵀ of the smaller side, of which every step's factor is a polynomial, and multiplies
     X by the product of the factors at the end: a quarter of the work for the oblong matrices of convolutions.
     """
-    x = matrices / (matrices.norm(dim=(-2, -1), keepdim=True) + 1e-7)
-    transposed = x.size(-2) > x.size(-1)
-    if transposed:
-        x = x.mT
+    transposed = matrices.size(-2) > matrices.size(-1)
+    x = matrices.mT if transposed else matrices
     gram = x @ x.mT
-    product = None
+    # the iteration needs singular values of 1 at most: the trace is the sum of their squares
+    squared_norm = gram.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None] + 1e-14
+    gram = gram / squared_norm
+    product = squared_norm.rsqrt()
     for iteration in range(iterations):
         factor = torch.baddbmm(gram, gram, gram, beta=_B, alpha=_C)
         factor.diagonal(dim1=-2, dim2=-1).add_(_A)
-        product = factor if product is None else factor @ product
+        product = factor @ product if iteration else factor * product
         if iteration + 1 < iterations:
             gram = factor @ gram @ factor
-    x = x if product is None else product @ x
+    x = product @ x
     return x.mT if transposed else x
 
 
@@ -117,7 +118,8 @@ class Muon(torch.optim.Optimizer):
             steps = orthogonalize(torch.stack([update for _, update in pairs]), group["iterations"])
             scale = -group["lr"] * 0.2 * max(shape) ** 0.5
             for (parameter, _), step in zip(pairs, steps, strict=True):
-                parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                if group["weight_decay"]:
+                    parameter.mul_(1 - group["lr"] * group["weight_decay"])
                 parameter.add_(step.view_as(parameter), alpha=scale)
 
     def _adam(self, group: dict[str, Any], parameters: list[Tensor], gradients: list[Tensor]) -> None:
