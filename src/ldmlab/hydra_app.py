@@ -84,20 +84,18 @@ def say_failure(failure: Exception) -> None:
     fail(str(failure) if known else ours)
 
 
-def sweep_length(overrides: list[str], params: Any) -> int:
-    """How many jobs a sweep has."""
-    swept = [item for item in overrides if "=" in item and not item.startswith("-")]
-    swept += [f"{key}={value}" for key, value in (params or {}).items()]
-    parsed = OverridesParser.create().parse_overrides(swept)
-    return math.prod(len(list(item.sweep_iterator())) for item in parsed if item.is_sweep_override())
+def sweep(overrides: list[str], params: Any) -> list[tuple[str, int]]:
+    """What a sweep varies, each key with its number of values.
 
-
-def swept_keys(overrides: list[str], params: Any) -> list[str]:
-    """The keys that a sweep varies: on the command line, or in a study's `hydra.sweeper.params`."""
-    parsed = OverridesParser.create().parse_overrides(
-        [item for item in overrides if "=" in item and not item.startswith("-")]
-    )
-    return [item.key_or_group for item in parsed if item.is_sweep_override()] + list(params or ())
+    On the command line, and whatever stands in a study's `hydra.sweeper.params`.
+    """
+    parser = OverridesParser.create()
+    given = parser.parse_overrides([item for item in overrides if "=" in item and not item.startswith("-")])
+    of_study = parser.parse_overrides([f"{key}={value}" for key, value in (params or {}).items()])
+    return [
+        (item.key_or_group, len(list(item.sweep_iterator())) if item.is_sweep_override() else 1)
+        for item in [*(item for item in given if item.is_sweep_override()), *of_study]
+    ]
 
 
 def job(command: str, composed: DictConfig, given: list[str], failures: list[Exception]) -> float | None:
@@ -114,11 +112,12 @@ def job(command: str, composed: DictConfig, given: list[str], failures: list[Exc
         return None
     groups = {group: choice for group, choice in state.runtime.choices.items() if not group.startswith("hydra/")}
     config["choices"] = {group: choice for group, choice in groups.items() if choice is not None and "@" not in group}
-    config["swept"] = swept_keys(given, state.sweeper.get("params")) if state.mode == RunMode.MULTIRUN else []
+    swept = sweep(given, state.sweeper.get("params")) if state.mode == RunMode.MULTIRUN else []
+    config["swept"] = [key for key, _ in swept]
     config.pop("experiment", None)
     overrides = list(state.overrides.task)
     if state.mode == RunMode.MULTIRUN:
-        count = sweep_length(given, state.sweeper.get("params"))
+        count = math.prod(values for _, values in swept)
         print(f"job {state.job.num + 1} of {count}: {' '.join(overrides)}", file=sys.stderr)
 
     if failures and isinstance(failures[-1], Interrupted):

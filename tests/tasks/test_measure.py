@@ -101,7 +101,7 @@ def test_timings_are_given_as_median_and_quartiles():
 class SlowAtFirst:
     """Stands in for a model whose first call takes 100 s and every other one a second, on a clock of its own.
 
-    What was `done` last is the device's work, the synchronisation or a reading of the clock.
+    `events` are, in order, the device's work, its synchronisation and the readings of the clock.
     """
 
     autoencoder = IdentityAutoencoder()

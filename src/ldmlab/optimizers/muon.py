@@ -6,7 +6,7 @@ Adam's updates of a matrix are of low rank: a few directions take nearly all of 
 the nearest matrix with all singular values near 1, so that rare directions are learned too.
 
 `torch.optim.Muon` serves matrices alone, one by one and in bfloat16, which CPUs without it emulate at a crawl. This one
-takes convolutions, iterates in the precision of the weights on a CPU, and handles matrices of one shape in one go.
+takes convolutions, iterates in the precision of the weights, and handles matrices of one shape in one go.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Muon(torch.optim.Optimizer):
         groups: parameter groups, each with the key `matrices`.
         lr: learning rate of both kinds.
         momentum: decay of the mean of gradients that matrices follow, with Nesterov's look ahead.
-        iterations: Newton-Schulz iterations; each costs three products of the matrix's size.
+        iterations: Newton-Schulz iterations; each costs up to four products of square matrices of the smaller side.
         betas, eps: of Adam.
         weight_decay: decoupled, a share of lr a step, on matrices alone.
 

@@ -36,7 +36,8 @@ def run_task(command: str, config: dict[str, Any], overrides: list[str]) -> floa
 
 def headline_value(summary: dict[str, Any]) -> float | None:
     """The kernel distance of generated images, or of reconstructions where nothing is generated."""
+    from ldmlab.tasks.comparison.rows import REAL, RECONSTRUCTION, is_floor
+
     values = {name: metric["value"] for name, metric in summary.get("metrics", {}).items() if "/kid" in name}
-    floors = ("real", "reconstruction")
-    generated = [value for name, value in values.items() if not name.split("@")[1].startswith(floors)]
+    generated = [value for name, value in values.items() if not is_floor(name.split("@")[1], REAL, RECONSTRUCTION)]
     return generated[0] if generated else next(iter(values.values()), None)

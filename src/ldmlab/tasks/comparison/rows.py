@@ -161,9 +161,9 @@ class Row:
         }
 
 
-def is_floor(detail: str, floor: str) -> bool:
-    """Whether `detail` names `floor`, of the run's own images or of others: "real", "real-n5000-seed0"."""
-    return detail == floor or detail.startswith(f"{floor}-")
+def is_floor(detail: str, *floors: str) -> bool:
+    """Whether `detail` names one of `floors`, of the run's own images or of others: "real", "real-n5000-seed0"."""
+    return any(detail == floor or detail.startswith(f"{floor}-") for floor in floors)
 
 
 def distance_kind(measurement: Measurement) -> Headline | None:
@@ -225,9 +225,7 @@ def _settings(run: Run) -> list[str]:
     aside = ("", PREVIEW)
     measured = (m for m in run.measurements.values() if m.split == "speed" or distance_kind(m))
     details = dict.fromkeys(
-        m.detail
-        for m in measured
-        if m.detail not in aside and not is_floor(m.detail, REAL) and not is_floor(m.detail, RECONSTRUCTION)
+        m.detail for m in measured if m.detail not in aside and not is_floor(m.detail, REAL, RECONSTRUCTION)
     )
     return list(details) or [""]
 
