@@ -6,7 +6,6 @@ import math
 import os
 import sys
 import traceback
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ldmlab.errors import Interrupted, UserError, fail, for_the_user
-from ldmlab.hydra_errors import find_folder, one_line, suggestion, unknown_keys
+from ldmlab.hydra_errors import find_folder, one_line, suggestion, unknown_keys, users_folder
 
 # Hydra's flags, and whether a value follows.
 FLAGS = {
@@ -153,16 +152,6 @@ def register_experiments(config_name: str, overrides: list[str]) -> None:
         if path.stem in chosen:
             assert isinstance(experiment, DictConfig)
             check_experiment(path, experiment, config_name, users_folder(overrides))
-
-
-def users_folder(arguments: Sequence[str]) -> list[str]:
-    """The override by which Hydra also searches the folder of `--config-dir`, if that is among the arguments."""
-    for place, argument in enumerate(arguments):
-        name, _, value = argument.partition("=")
-        if name in ("--config-dir", "-cd"):
-            folder = value or next(iter(arguments[place + 1 :]), "")
-            return [f"hydra.searchpath=['file://{Path(folder).absolute()}']"]
-    return []
 
 
 def check_experiment(path: Path, experiment: DictConfig, config_name: str, searched: list[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,16 @@ def find_folder(name: str) -> Path:
         if folder.is_dir():
             return folder
     raise UserError(f"the folder {name}/ is missing beside {PACKAGE}: install the package again")
+
+
+def users_folder(arguments: Sequence[str]) -> list[str]:
+    """The override by which Hydra also searches the folder of `--config-dir`, if that is among the arguments."""
+    for place, argument in enumerate(arguments):
+        name, _, value = argument.partition("=")
+        if name in ("--config-dir", "-cd"):
+            folder = value or next(iter(arguments[place + 1 :]), "")
+            return [f"hydra.searchpath=['file://{Path(folder).absolute()}']"]
+    return []
 
 
 def unknown_keys(tree: dict[str, Any], known: Any, prefix: str = "") -> list[str]:
@@ -81,6 +92,7 @@ def one_line(error: Exception, config_name: str, overrides: list[str]) -> str:
         with initialize_config_dir(str(find_folder("conf")), version_base="1.3"):
             groups = [item for item in overrides if item.split("=")[0].isidentifier() and "," not in item]
             groups = [item for item in groups if (find_folder("conf") / item.split("=")[0]).is_dir()]
+            groups = [*users_folder(overrides), *groups]
             try:
                 known: Any = OmegaConf.to_container(compose(config_name, groups), resolve=False)
             except (HydraException, OmegaConfBaseException):
@@ -90,7 +102,5 @@ def one_line(error: Exception, config_name: str, overrides: list[str]) -> str:
         if not close and config_name in ("sample", "evaluate") and option_group in ("sampler", "guidance", "metrics"):
             advice = f"choose one with {option_group}=..., or write +{full_key}=..."
             return f"{full_key}: not a setting of every {option_group}; {advice}"
-        if option_group == "autoencoder" and ("downsampling=f1" in overrides or full_key in all_keys(known)):
-            return f"{full_key}: downsampling=f1 has no autoencoder; start it by itself, in the same study"
         return f"unknown key '{full_key}'{suggestion(full_key, known)}"
     return f"{full_key}: {message}" if full_key and full_key not in message else message

@@ -189,10 +189,13 @@ def test_f1_runs_on_the_same_code_without_an_autoencoder_run(ldmlab):
 
 
 def test_a_sweep_trains_an_autoencoder_for_each_factor_once_and_compares(ldmlab, monkeypatch):
-    assert ldmlab("train-ldm", "-m", "study=s", "name=${downsampling.name}", "downsampling=f2,f4", *TINY_LDM) == 0
+    assert ldmlab("train-ldm", "-m", "study=s", "name=${downsampling.name}", "downsampling=f1,f2,f4", *TINY_LDM) == 0
     study = ldmlab.folder / "runs/s"
     assert (study / "comparison.html").exists()
     costs = {name: json.loads((study / name / "summary.json").read_text()) for name in ("f2", "f4")}
+    # f1 takes the settings of the others' autoencoders and trains none
+    assert json.loads((study / "f1" / "summary.json").read_text())["cost_autoencoder"] is None
+    assert not list(study.glob("vae-f1*"))
     # the budget of 12 steps covers both stages
     assert all(cost["cost_autoencoder"]["steps"] + cost["cost"]["steps"] == 12 for cost in costs.values())
     assert len(list(study.glob("vae-f2*"))) == len(list(study.glob("vae-f4*"))) == 1
@@ -245,12 +248,17 @@ def test_every_shipped_experiment_composes(ldmlab, monkeypatch, path):
 
 
 def test_the_demo_runs_both_factors_and_compares_them(ldmlab):
-    # f1 has no autoencoder to set
-    tiny = [option for option in TINY_LDM if not option.startswith("autoencoder.")]
-    assert ldmlab("demo", *tiny) == 0
+    assert ldmlab("demo", *TINY_LDM) == 0
     study = ldmlab.folder / "runs" / "demo"
     assert {path.parent.name[:6] for path in study.glob("*/summary.json")} == {"vae-f4", "ldm-f4", "ldm-f1"}
     assert (study / "comparison.html").exists()
+
+
+def test_what_a_sweep_says_of_autoencoders_makes_no_second_run_of_f1(ldmlab, capfd):
+    sweep = ["-m", "study=s", "downsampling=f1", "autoencoder.kl_weight=1e-4,1e-3"]
+    assert ldmlab("train-ldm", *sweep, *[option for option in TINY_F1 if option != "downsampling=f1"]) == 0
+    assert len(list((ldmlab.folder / "runs/s").glob("*/summary.json"))) == 1
+    assert "done already" in ldmlab.said.err
 
 
 def test_a_study_may_use_data_of_the_users_own_folder(ldmlab, experiments, monkeypatch):
@@ -261,6 +269,8 @@ def test_a_study_may_use_data_of_the_users_own_folder(ldmlab, experiments, monke
     (experiments / "own.yaml").write_text("defaults:\n  - override /data: photos\ndata: {zoom: 1.0}\n")
     assert ldmlab("train-ldm", "--config-dir", "mine", "experiment=own") == 0
     assert asked["data"]["image_size"] == 24
+    said = ldmlab.error("train-ldm", "--config-dir", "mine", "data=photos", "data.image_sise=24")
+    assert "did you mean data.image_size?" in said
 
 
 def test_an_experiment_file_that_puts_a_word_in_place_of_a_group_is_told_how_to_choose(ldmlab, experiments):

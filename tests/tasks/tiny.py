@@ -15,23 +15,13 @@ TINY_COMMON = [
     "autoencoder.batch_size=8",
 ]
 TINY_VAE = [*TINY_DATA, *TINY_COMMON, "budget.steps=6"]
-TINY_F1 = [
-    *TINY_DATA,
-    *[option for option in TINY_COMMON if not option.startswith("autoencoder.")],
-    "downsampling=f1",
-    "budget.steps=6",
-    "batch_size=8",
-    "denoiser.channels=16",
-    "denoiser.head_channels=8",
-    "sampler.steps=2",
-]
-TINY_LDM = [
+TINY_DIFFUSION = [
     *TINY_DATA,
     *TINY_COMMON,
-    "budget.steps=12",
-    "autoencoder_share=0.5",
     "batch_size=8",
     "denoiser.channels=16",
     "denoiser.head_channels=8",
     "sampler.steps=2",
 ]
+TINY_F1 = [*TINY_DIFFUSION, "downsampling=f1", "budget.steps=6"]
+TINY_LDM = [*TINY_DIFFUSION, "budget.steps=12", "autoencoder_share=0.5"]

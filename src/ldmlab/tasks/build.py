@@ -25,6 +25,9 @@ from ldmlab.types import DataInfo, ImageData
 
 Config = dict[str, Any]
 
+IDENTITY: Config = {"network": {"_target_": "ldmlab.autoencoders.identity.IdentityAutoencoder"}}
+"""The settings of the autoencoder at f1."""
+
 
 def build(config: Config, option: str, **arguments: Any) -> Any:
     """The object that a `_target_` config describes; what is wrong with it ends in a UserError that names `option`."""

@@ -146,8 +146,8 @@ def check_budget(config: Config) -> None:
         )
 
 
-def check_autoencoder(config: Config) -> None:
-    """The identity goes with f1, and only with it."""
+def check_downsampling(config: Config) -> None:
+    """A factor's name says the factor."""
     downsampling = config["downsampling"]
     name, factor = downsampling["name"], downsampling["factor"]
     if name != f"f{factor}":
@@ -155,10 +155,6 @@ def check_autoencoder(config: Config) -> None:
             f"downsampling.factor: {name} with factor {factor}; another factor is another file: "
             f"conf/downsampling/f{factor}.yaml, made after {name}.yaml"
         )
-    identity = "optimizer" not in config["autoencoder"]
-    if identity != (factor == 1):
-        wanted = "has nothing to compress: use autoencoder=identity" if factor == 1 else "needs autoencoder=kl"
-        raise UserError(f"autoencoder: downsampling=f{factor} {wanted}")
 
 
 def check_sizes(config: Config) -> None:
@@ -248,7 +244,7 @@ def check_both(config: Config) -> None:
     check_place(config)
     check_numbers(config)
     check_budget(config)
-    check_autoencoder(config)
+    check_downsampling(config)
     check_sizes(config)
     check_trainer(config)
     check_metrics(config)

@@ -21,7 +21,7 @@ from ldmlab.metrics.speed import count_flops, count_parameters
 from ldmlab.modules.image_data import ImageDataModule
 from ldmlab.modules.latent_diffusion import LatentDiffusionModule
 from ldmlab.modules.model import ConditionalDenoiser, LatentDiffusion
-from ldmlab.tasks import build, checks, measure
+from ldmlab.tasks import build, measure
 from ldmlab.tasks.console import say, track
 from ldmlab.tasks.grid import grid_conditions
 from ldmlab.tasks.run import VOLATILE, Run, read_run, run_name
@@ -33,13 +33,17 @@ Config = dict[str, Any]
 
 
 def train_ldm(config: Config, overrides: list[str]) -> Run:
-    """Stage two from a resolved configuration, and stage one before it where that is missing."""
-    checks.check_ldm(config, overrides)
+    """Stage two from a resolved and checked configuration, and stage one before it where that is missing."""
+    naming = overrides
+    if config["downsampling"]["factor"] == 1:
+        # whatever a sweep over factors says of the autoencoders of the others
+        config["autoencoder"] = build.IDENTITY
+        naming = [item for item in overrides if item.split(".")[0].split("=")[0] != "autoencoder"]
     if config["autoencoder_from"] is not None:
         trained = read_run(config["autoencoder_from"], "autoencoder", "autoencoder_from").config
         config |= {key: trained[key] for key in ("autoencoder", "downsampling")}
     if config["name"] == "auto":
-        config["name"] = run_name("ldm", config["downsampling"]["name"], overrides, config.get("swept", ()))
+        config["name"] = run_name("ldm", config["downsampling"]["name"], naming, config.get("swept", ()))
     run = Run(Path(config["runs_dir"]) / config["study"] / config["name"], config)
     with run.lock(say):
         state = run.state(config["overwrite"])

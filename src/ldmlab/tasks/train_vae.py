@@ -15,7 +15,7 @@ from ldmlab.data.loader import Flipped, in_order, random_subset
 from ldmlab.metrics.speed import count_parameters
 from ldmlab.modules.autoencoder import AutoencoderModule, latent_report
 from ldmlab.modules.image_data import ImageDataModule
-from ldmlab.tasks import build, checks, measure
+from ldmlab.tasks import build, measure
 from ldmlab.tasks.console import say, track
 from ldmlab.tasks.run import Run, RunState, run_name
 from ldmlab.tasks.training import device_of, finish, fit, log_values, logging_to, set_up, try_trainer
@@ -29,12 +29,11 @@ GRID_IMAGES = 20
 
 
 def train_vae(config: Config, overrides: list[str], made_by: tuple[str, list[str]] | None = None) -> Run:
-    """Stage one from a resolved configuration; a complete run is returned as it is, an interrupted one goes on.
+    """Stage one from a resolved, checked configuration; a complete run is returned as it is, an interrupted one goes on.
 
     `overrides` make the automatic name. `made_by` is the command and the overrides that the run's folder records,
     where they are not `train-vae` with these.
     """
-    checks.check_vae(config)
     if config["name"] == "auto":
         config["name"] = run_name("vae", config["downsampling"]["name"], overrides, config.get("swept", ()))
     path = Path(config["runs_dir"]) / config["study"] / config["name"]
