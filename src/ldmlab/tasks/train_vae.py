@@ -29,7 +29,7 @@ GRID_IMAGES = 20
 
 
 def train_vae(config: Config, overrides: list[str], made_by: tuple[str, list[str]] | None = None) -> Run:
-    """Stage one from a resolved, checked configuration; a complete run is returned as it is, an interrupted one goes on.
+    """Stage one from a checked configuration; a complete run is returned as it is, an interrupted one goes on.
 
     `overrides` make the automatic name. `made_by` is the command and the overrides that the run's folder records,
     where they are not `train-vae` with these.
