@@ -274,7 +274,8 @@ def measure_generation(
     )
     if latencies:
         metrics[f"speed/latency_s@{detail}"] = timed(latencies, lambda seconds: seconds, {**speed, "batch_size": 1})
-    metrics[f"speed/decode_images_per_s@{detail}"] = measure_decoding(model, latent_size, batch_size, device, speed)
+    if model.autoencoder.downsampling_factor > 1:
+        metrics[f"speed/decode_images_per_s@{detail}"] = measure_decoding(model, latent_size, batch_size, device, speed)
     metrics[f"speed/nfe@{detail}"] = {"value": evaluations, "manifest": speed}
     # a CPU's peak cannot be started anew
     covers = "sampling" if device.type == "cuda" else "the whole process, training included"

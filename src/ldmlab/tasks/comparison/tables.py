@@ -373,9 +373,7 @@ _FACTOR = Column("f", lambda row: f"f{row.run.factor}" if row.run.factor else AB
 _CPU_MINUTES = Column(
     "CPU min",
     lambda row: ("≥ " if row.run.autoencoder_cost_unknown else "") + number(row.cpu_minutes),
-    lambda row: None if row.run.autoencoder_cost_unknown else row.cpu_minutes,
-    "lower",
-    "Processor minutes of training, the autoencoder's included.",
+    meaning="Processor minutes of training, the autoencoder's included.",
 )
 _MINUTES = Column(
     "min",
