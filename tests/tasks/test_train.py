@@ -188,6 +188,14 @@ def test_f1_runs_on_the_same_code_without_an_autoencoder_run(ldmlab):
     assert (model.autoencoder.latent_std - 1).abs().min() > 0.1  # measured, not left at its default
 
 
+def test_an_unconditional_model_is_trained_and_sampled_without_guidance(ldmlab):
+    assert ldmlab("train-ldm", "study=t", "name=pixels", "conditioner=none", *TINY_F1) == 0
+    summary = json.loads((ldmlab.folder / "runs/t/pixels/summary.json").read_text())
+    assert summary["metrics"]["speed/nfe@euler2"]["value"] == 2
+    assert ldmlab("sample", "from=runs/t/pixels", "n=3") == 0
+    assert len(list((ldmlab.folder / "runs/t/pixels/samples").glob("*/0*.png"))) == 3
+
+
 def test_a_sweep_trains_an_autoencoder_for_each_factor_once_and_compares(ldmlab, monkeypatch):
     assert ldmlab("train-ldm", "-m", "study=s", "name=${downsampling.name}", "downsampling=f1,f2,f4", *TINY_LDM) == 0
     study = ldmlab.folder / "runs/s"
@@ -245,6 +253,27 @@ def test_every_shipped_experiment_composes(ldmlab, monkeypatch, path):
     assert {config["study"] for config in asked} == {path.stem}
     if len(asked) > 1:
         assert f"job 2 of {len(asked)}: " in ldmlab.said.err
+
+
+OPTIONS = [
+    f"{path.parent.relative_to(find_folder('conf'))}={path.stem}"
+    for path in sorted(find_folder("conf").glob("*/**/*.yaml"))
+    if path.stem != "as_trained"
+]
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_option_of_every_group_composes_alone_and_in_a_study(ldmlab, experiments, monkeypatch, option):
+    asked = []
+    monkeypatch.setattr("ldmlab.tasks.run_task", lambda command, config, overrides: asked.append(config))
+    needed = {"parquet": ["data.path=d"], "imagefolder": ["data.path=d"], "hub": ["data.name=a/b"]}
+    group, name = option.split("=")
+    (experiments / "own.yaml").write_text(f"defaults:\n  - override /{group}: {name}\nbatch_size: 5\n")
+    assert ldmlab("train-ldm", option, *needed.get(name, [])) == 0
+    assert ldmlab("train-ldm", "experiment=own", *needed.get(name, [])) == 0
+    alone, study = asked
+    assert alone["choices"][group] == study["choices"][group] == name
+    assert {**alone, "batch_size": 5} == {**study, "choices": alone["choices"]}
 
 
 def test_the_demo_runs_both_factors_and_compares_them(ldmlab):
