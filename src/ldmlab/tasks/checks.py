@@ -7,7 +7,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from ldmlab.errors import UserError
-from ldmlab.tasks.run import read_run
+from ldmlab.tasks.run import key_of, read_run
 
 Config = dict[str, Any]
 
@@ -224,7 +224,7 @@ def check_autoencoder_from(config: Config, overrides: Sequence[str]) -> None:
             f"use downsampling=f{trained} or another autoencoder"
         )
     for override in overrides:
-        key = override.lstrip("+~").partition("=")[0]
+        key = key_of(override)
         if key.startswith(("autoencoder.", "downsampling.")) and value_at(config, key) != value_at(run.config, key):
             raise UserError(
                 f"{key}: {run} was trained with {value_at(run.config, key)}; leave it out, or train another autoencoder"

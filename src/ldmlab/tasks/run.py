@@ -52,6 +52,11 @@ CHOOSE_ANOTHER = "choose another name=... or study=..., or delete it with overwr
 RECORDED_PACKAGES = ("ldmlab", "torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "wandb", "datasets")
 
 
+def key_of(override: str) -> str:
+    """The dotted key that an override sets."""
+    return override.lstrip("+~").partition("=")[0]
+
+
 def run_name(stage: str, factor: str, overrides: list[str], swept: Sequence[str] = ()) -> str:
     """The automatic name: stage, factor, and each override that changes what the run is.
 
@@ -60,7 +65,7 @@ def run_name(stage: str, factor: str, overrides: list[str], swept: Sequence[str]
     """
     parts = [f"{stage}-{factor}"]
     for override in sorted(overrides):
-        key, _, value = override.lstrip("+~").partition("=")
+        key, value = key_of(override), override.partition("=")[2]
         group = key.split(".")[0].split("@")[0]
         # `downsampling=f4` is in every name, `downsampling.latent_channels=8` is a change
         if key in NEVER_NAMED or group == "hydra":

@@ -24,7 +24,7 @@ from ldmlab.modules.model import ConditionalDenoiser, LatentDiffusion
 from ldmlab.tasks import build, measure
 from ldmlab.tasks.console import say, track
 from ldmlab.tasks.grid import grid_conditions
-from ldmlab.tasks.run import VOLATILE, Run, read_run, run_name
+from ldmlab.tasks.run import VOLATILE, Run, key_of, read_run, run_name
 from ldmlab.tasks.train_vae import STAGE_TWO, measure_statistics, train_vae
 from ldmlab.tasks.training import device_of, finish, fit, log_values, logging_to, set_up, try_trainer
 from ldmlab.types import ImageData, ImageSource
@@ -38,7 +38,7 @@ def train_ldm(config: Config, overrides: list[str]) -> Run:
     if config["downsampling"]["factor"] == 1:
         # whatever a sweep over factors says of the autoencoders of the others
         config["autoencoder"] = build.IDENTITY
-        naming = [item for item in overrides if item.split(".")[0].split("=")[0] != "autoencoder"]
+        naming = [override for override in overrides if key_of(override).split(".")[0] != "autoencoder"]
     if config["autoencoder_from"] is not None:
         trained = read_run(config["autoencoder_from"], "autoencoder", "autoencoder_from").config
         config |= {key: trained[key] for key in ("autoencoder", "downsampling")}
@@ -122,7 +122,7 @@ def stage_one(config: Config, overrides: list[str]) -> Run | None:
 
 def concerns_stage_one(override: str, swept: Sequence[str]) -> bool:
     """Whether an override makes another autoencoder, and so belongs in its name."""
-    key = override.lstrip("+~").partition("=")[0]
+    key = key_of(override)
     group = key.split(".")[0]
     if group in ("autoencoder", "downsampling"):
         return True
