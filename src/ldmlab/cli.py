@@ -14,6 +14,8 @@ COMMANDS = {
     "train-ldm": "stage two: train a diffusion model in its latent space (and the autoencoder, if there is none)",
     "sample": "images from a trained run: from=runs/… label=3 n=16",
     "evaluate": "quality and speed of a trained run: from=runs/… sampler=ddim sampler.steps=10,20,50 -m",
+    "score": "any folder of images against a data set: images=FOLDER data=cifar10",
+    "reference": "features of real images that runs are compared with: data=cifar10",
     "compare": "table, plots and page from local runs: runs/…",
 }
 
@@ -25,6 +27,7 @@ Examples
   ldmlab train-ldm data=imagefolder data.path=photos data.image_size=64 downsampling=f8
   ldmlab train-ldm -m downsampling=f1,f2,f4,f8        both stages for each factor, then the comparison
   ldmlab train-ldm experiment=cifar10                 a study from experiments/
+  ldmlab evaluate --reproduce runs/demo/ldm-f4/summary.json
   ldmlab COMMAND --help                               its settings; `--cfg job` prints the configuration
 
 Settings are files in conf/, each with comments. Documentation: docs/architecture.md"""
@@ -69,9 +72,25 @@ def run(arguments: list[str]) -> int:
         # the demo is a study like any other
         command, rest = "train-ldm", ["experiment=demo", *rest]
 
+    if command == "evaluate":
+        rest = with_reproduce(rest)
+
     from ldmlab.hydra_app import run_hydra
 
     return run_hydra(command, rest)
+
+
+def with_reproduce(arguments: list[str]) -> list[str]:
+    """`--reproduce PATH` as the setting that it is."""
+    if "--reproduce" in arguments:
+        place = arguments.index("--reproduce")
+        if place + 1 == len(arguments):
+            raise UserError("--reproduce: which summary? --reproduce runs/STUDY/NAME/summary.json")
+        arguments = [*arguments[:place], f"--reproduce={arguments[place + 1]}", *arguments[place + 2 :]]
+    return [
+        "reproduce='" + item.partition("=")[2].replace("'", "\\'") + "'" if item.startswith("--reproduce=") else item
+        for item in arguments
+    ]
 
 
 def run_compare(arguments: list[str]) -> int:

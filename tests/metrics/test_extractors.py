@@ -7,8 +7,7 @@ import torch
 from PIL import Image
 
 from ldmlab.errors import UserError
-from ldmlab.metrics import extractors
-from ldmlab.metrics.extractors import EffNetLite0, InceptionV3, to_uint8
+from ldmlab.metrics.extractors import EffNetLite0, Features, InceptionV3, check_judge, inception, to_uint8
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +26,7 @@ def images(count=4, size=64, seed=0):
 
 
 def test_name_and_input_size_are_part_of_the_metrics_names(lite):
-    assert (lite.frechet_name, lite.kernel_name) == ("fd_lite0_64", "kid_lite0_64")
+    assert (lite.metric_name("fd"), lite.metric_name("kid")) == ("fd_lite0_64", "kid_lite0_64")
     assert lite.metric_name("recall") == "recall_lite0_64"
     manifest = lite.manifest()
     assert (manifest["extractor"], manifest["input_size"]) == ("lite0_64", 64)
@@ -37,9 +36,28 @@ def test_name_and_input_size_are_part_of_the_metrics_names(lite):
 def test_features_do_not_depend_on_the_batch(lite):
     x = images(7)
     together = lite(x)
-    assert together.shape == (7, lite.dimensions)
-    assert together.dtype == torch.float32
-    torch.testing.assert_close(torch.cat([lite(one[None]) for one in x]), together, rtol=1e-4, atol=1e-4)
+    assert together.pooled.shape == (7, lite.dimensions)
+    assert together.pooled.dtype == torch.float32
+    apart = Features.cat([lite(one[None]) for one in x])
+    torch.testing.assert_close(apart.pooled, together.pooled, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(apart.spatial, together.spatial, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("size", "side", "channels"), [(64, 4, 80), (128, 8, 20)])
+def test_spatial_features_know_where_and_are_about_as_many_as_the_pooled_ones(size, side, channels):
+    lite = EffNetLite0(input_size=size)
+    one, other = images(2, size)[:, None]
+    other[..., size // 2 :] = one[..., size // 2 :]
+    maps = [lite(x).spatial.reshape(channels, side, side) for x in (one, other)]
+    # the images differ on the left only
+    difference = (maps[0] - maps[1]).square().mean((0, 1))
+    assert difference[0] > 2 * difference[-1]
+
+
+def test_logits_are_those_of_the_whole_network(lite):
+    x = images(2)
+    expected = lite.network((x.float() - 127) / 128)
+    torch.testing.assert_close(lite.logits(lite(x).pooled), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_images_resized_beforehand_and_inside_give_the_same_features(lite):
@@ -47,12 +65,12 @@ def test_images_resized_beforehand_and_inside_give_the_same_features(lite):
     x = images(2, size=32)
     floats = torch.nn.functional.interpolate(x.float(), (64, 64), mode="bicubic", antialias=True)
     resized = floats.clamp(0, 255).round().to(torch.uint8)
-    torch.testing.assert_close(lite(x), lite(resized), rtol=0, atol=1e-6)
+    torch.testing.assert_close(lite(x).pooled, lite(resized).pooled, rtol=0, atol=1e-6)
 
 
 def test_the_resize_is_pillows_bicubic_within_a_byte(lite, monkeypatch):
     seen = []
-    monkeypatch.setattr(lite.network, "features", lambda x: seen.append(x) or torch.zeros(len(x), 1280))
+    monkeypatch.setattr(lite.network, "stages", lambda x: seen.append(x) or [torch.zeros(len(x), 112, 4, 4)] * 8)
     smooth = torch.nn.functional.interpolate(images(1, 6).float(), (96, 96), mode="bilinear").to(torch.uint8)
     lite(smooth)
     pillow = Image.fromarray(smooth[0].permute(1, 2, 0).numpy()).resize((64, 64), Image.Resampling.BICUBIC)
@@ -71,19 +89,19 @@ def test_anything_but_a_batch_of_bytes_is_refused(lite, bad):
 def test_a_host_module_neither_trains_nor_saves_nor_casts_the_extractor(lite):
     host = torch.nn.Linear(2, 2)
     host.extractor = lite
-    before = lite(images(2))
+    before = lite(images(2)).pooled
     host.train().to(torch.bfloat16).requires_grad_(True)
     assert set(host.state_dict()) == {"weight", "bias"}
     assert sum(1 for _ in host.parameters()) == 2
     assert not any(module.training for module in lite.network.modules())
     assert not any(p.requires_grad for p in lite.network.parameters())
-    assert torch.equal(lite(images(2)), before)
+    assert torch.equal(lite(images(2)).pooled, before)
 
 
 def test_mixed_precision_of_a_trainer_does_not_reach_the_features(lite):
-    expected = lite(images(2))
+    expected = lite(images(2)).pooled
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(lite(images(2)), expected)
+        assert torch.equal(lite(images(2)).pooled, expected)
 
 
 def test_to_uint8_undoes_the_scaling_of_bytes_exactly_and_clamps():
@@ -124,7 +142,7 @@ def test_inception_refuses_a_missing_file_and_other_weights(tmp_path):
 
 def test_inception_without_torch_fidelity_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch_fidelity.feature_extractor_inceptionv3", None)
-    with pytest.raises(UserError, match=r"pip install ldmlab\[fid\]"):
+    with pytest.raises(UserError, match=r"pip install ldmlab\[metrics\]"):
         InceptionV3()
 
 
@@ -140,12 +158,30 @@ def test_inception_is_torch_fidelitys_network_under_the_plain_names(tmp_path, mo
     monkeypatch.undo()
     path = tmp_path / "weights.pth"
     torch.save(reference.state_dict(), path)
-    monkeypatch.setattr(extractors, "INCEPTION_SHA256", hashlib.sha256(path.read_bytes()).hexdigest())
+    monkeypatch.setattr(inception, "INCEPTION_SHA256", hashlib.sha256(path.read_bytes()).hexdigest())
 
-    inception = InceptionV3(weights_path=path)
-    assert (inception.frechet_name, inception.kernel_name) == ("fid", "kid")
-    assert inception.metric_name("recall") == "recall"
+    judge = InceptionV3(weights_path=path)
+    names = [judge.metric_name(metric) for metric in ("fd", "kid", "sfd", "fdinf", "recall_k3", "is")]
+    assert names == ["fid", "kid", "sfid", "fidinf", "recall_k3", "is"]
     x = images(2, size=32)
-    features = inception(x)
-    assert features.shape == (2, inception.dimensions) == (2, 2048)
-    torch.testing.assert_close(features, reference(x)[0])
+    features = judge(x)
+    assert features.pooled.shape == (2, judge.dimensions) == (2, 2048)
+    torch.testing.assert_close(features.pooled, reference(x)[0])
+    assert features.spatial.shape == (2, 17 * 17 * 7)
+
+    # the logits of the Inception score, and seven channels of mixed_6/conv, taken from the network by its own means
+    unbiased = fidelity.FeatureExtractorInceptionV3(
+        "other", ["logits_unbiased"], feature_extractor_weights_path=str(path)
+    )
+    torch.testing.assert_close(judge.logits(features.pooled), unbiased(x)[0], rtol=1e-4, atol=1e-4)
+    seen = {}
+    reference.Mixed_6d.register_forward_hook(lambda module, inputs, output: seen.update(x=inputs[0]))
+    reference(x)
+    expected = reference.Mixed_6d.branch1x1(seen["x"])[:, :7]
+    torch.testing.assert_close(features.spatial, expected.flatten(1))
+
+
+def test_a_network_that_the_loss_was_trained_against_is_no_judge():
+    check_judge("metrics.features", "aaaa", ["bbbb"])
+    with pytest.raises(UserError, match=r"metrics.features: .* trained to please"):
+        check_judge("metrics.features", "aaaa", ["bbbb", "aaaa"])

@@ -56,7 +56,7 @@ def write_parquet(folder, images, **columns):
         (["train-ldm", "study=/tmp/x"], "study: the name of a folder"),
         (["train-ldm", "batch_size=0"], "batch_size: a whole number of 1 or more"),
         (["train-ldm", "seed=abc"], "seed: a whole number"),
-        (["train-ldm", "metrics.samples=3"], "metrics.samples: a whole number of 4 or more"),
+        (["train-ldm", "metrics.samples=3"], "metrics.samples: a whole number of 6 or more"),
         (["train-ldm", "metrics.reference_split=test"], "metrics.reference_split: train or val"),
         (["train-ldm", "metrics.features=inception"], "metrics/features=inception"),
         (["train-ldm", "autoencoder.kl_weight=big"], "autoencoder.kl_weight"),

@@ -1,16 +1,17 @@
 """Quality: which images are compared with which, and what a perfect model would be told."""
 
-from itertools import pairwise
-
+import numpy as np
 import pytest
 import torch
 
 from ldmlab.autoencoders.identity import IdentityAutoencoder
 from ldmlab.data.shapes import Shapes
-from ldmlab.metrics.extractors import FeatureExtractor
+from ldmlab.errors import UserError
+from ldmlab.metrics.extractors import FeatureExtractor, Features
+from ldmlab.metrics.names import DISTANCES
 from ldmlab.modules.model import Samples
-from ldmlab.tasks import measure
-from ldmlab.tasks.measure import Quality, measure_generation, measure_real, measure_reconstruction, seed_of, timed
+from ldmlab.tasks.measure import headline, measure_generation, measure_real, measure_reconstruction, seed_of
+from ldmlab.tasks.quality import Quality
 
 
 class MeanColours(FeatureExtractor):
@@ -24,7 +25,7 @@ class MeanColours(FeatureExtractor):
 
     def __call__(self, images):
         self.calls += 1
-        return torch.nn.functional.adaptive_avg_pool2d(images.float(), 4).flatten(1)
+        return Features(torch.nn.functional.adaptive_avg_pool2d(images.float(), 4).flatten(1))
 
 
 def no_track(iterable, length, title):
@@ -36,8 +37,9 @@ def data():
     return Shapes(image_size=16, train_images=80, val_images=40)
 
 
-def choose(data, tmp_path, samples, seed=0):
-    return Quality.choose(data, MeanColours(), tmp_path, torch.device("cpu"), samples, "val", seed)
+def choose(data, tmp_path, samples, seed=0, **options):
+    device = torch.device("cpu")
+    return Quality.choose(data, MeanColours(), tmp_path, device, samples, "val", seed, DISTANCES, **options)
 
 
 def test_reference_and_floor_are_disjoint_within_the_split(data, tmp_path):
@@ -59,9 +61,9 @@ def test_another_seed_draws_other_images(data, tmp_path):
 
 def test_features_of_real_images_are_made_once(data, tmp_path):
     first = choose(data, tmp_path, 20)
-    features = first.reference_features(no_track)
+    features = first.reference(no_track).features.pooled
     second = choose(data, tmp_path, 20)
-    torch.testing.assert_close(second.reference_features(no_track), features, rtol=0, atol=0)
+    torch.testing.assert_close(second.reference(no_track).features.pooled, features, rtol=0, atol=0)
     assert first.extractor.calls > 0
     assert second.extractor.calls == 0
 
@@ -92,67 +94,144 @@ def test_images_of_a_set_have_seeds_of_their_own():
     assert seed_of(0, 1) == seed_of(0, 1)
 
 
-def test_timings_are_given_as_median_and_quartiles():
-    metric = timed([1.0, 2.0, 4.0, 8.0, 10.0], lambda seconds: 40 / seconds, {"device": "x"})
-    assert metric["value"] == 10
-    assert metric["manifest"] == {"device": "x", "quartiles": [5, 20], "repeats": 5}
+def test_a_larger_reference_holds_the_smaller_one_and_leaves_the_floor_apart(data, tmp_path):
+    small, large = choose(data, tmp_path, 10), choose(data, tmp_path, 10, reference_samples=25)
+    assert large.rows == small.rows == large.reference_rows[:10]
+    assert len(large.reference_rows) == 25
+    assert not set(large.reference_rows) & set(large.floor_rows)
+    assert large.floor_split == "val"
+    everything = choose(data, tmp_path, 10, reference_samples="all")
+    assert (len(everything.reference_rows), everything.floor_split) == (40, "train")
+    assert small.reference(no_track).hash != large.reference(no_track).hash
 
 
-class SlowAtFirst:
-    """Stands in for a model whose first call takes 100 s and every other one a second, on a clock of its own.
+def test_the_key_of_a_reference_tells_data_split_images_and_features_apart(data, tmp_path):
+    keys = {choose(data, tmp_path, 20).reference(no_track).hash}
+    keys.add(choose(data, tmp_path, 20, seed=1).reference(no_track).hash)
+    keys.add(choose(Shapes(image_size=8, train_images=80, val_images=40), tmp_path, 20).reference(no_track).hash)
+    other = choose(data, tmp_path, 20)
+    other.extractor.hash = "other weights"
+    keys.add(other.reference(no_track).hash)
+    resized = choose(data, tmp_path, 20)
+    resized.extractor.resize = "nearest"
+    keys.add(resized.reference(no_track).hash)
+    assert len(keys) == 5
 
-    `events` are, in order, the device's work, its synchronisation and the readings of the clock.
-    """
+
+def test_a_file_as_reference_names_the_metrics(data, tmp_path):
+    images = np.zeros((30, 16, 16, 3), dtype=np.uint8)
+    images[:, :, :8] = np.arange(30, dtype=np.uint8)[:, None, None, None]
+    np.savez(tmp_path / "published.npz", arr_0=images)
+    quality = choose(data, tmp_path, 20, reference_file=tmp_path / "published.npz")
+    real = measure_real(quality, no_track)
+    assert "published/kid_thumbnail_4@real" in real
+    assert real["published/fd_thumbnail_4@real"]["manifest"]["reference_samples"] == 30
+
+
+def test_a_judge_that_the_run_was_trained_against_is_refused(data, tmp_path):
+    quality = choose(data, tmp_path, 20)
+    quality.refuse(["other"])
+    with pytest.raises(UserError, match=r"metrics.features: the autoencoder was trained to please"):
+        quality.refuse(["none"])  # the hash of MeanColours
+
+
+def test_too_small_a_split_says_what_to_do(tmp_path):
+    with pytest.raises(UserError, match="val_fraction"):
+        choose(Shapes(image_size=16, train_images=80, val_images=5), tmp_path, 20)
+
+
+class Painter:
+    """Stands in for a model: an image is its seed's colour under its label, whatever the batch it is in."""
 
     autoencoder = IdentityAutoencoder()
 
-    def __init__(self, monkeypatch):
-        self.now, self.calls, self.events = 0.0, [], []
-        monkeypatch.setattr(measure.time, "perf_counter", self.clock)
-        monkeypatch.setattr(measure, "synchronize", lambda device: self.events.append("synchronised"))
-        monkeypatch.setattr(measure, "measure_decoding", lambda *_: {"value": 1.0, "manifest": {}})
-
-    def clock(self):
-        self.events.append("clock")
-        return self.now
+    def __init__(self):
+        self.batches = []
 
     def sample(self, conditions, seeds, latent_size, sampler, guidance, network):
-        self.events.append("work")
-        self.now += 1.0 if self.calls else 100.0
-        self.calls.append(len(seeds))
-        images = torch.zeros(len(seeds), 3, latent_size, latent_size)
+        self.batches.append(list(seeds))
+        colours = torch.tensor([[(seed >> shift) % 256 for shift in (0, 8, 16)] for seed in seeds]) / 127.5 - 1
+        images = colours[:, :, None, None].expand(-1, -1, latent_size, latent_size)
         return Samples(images, images, evaluations=7)
 
 
-def speed_of(model, quality, sampling_batch, repeats):
+def generate(quality, batch, painter=None):
     return measure_generation(
-        model, None, quality, None, None, {}, "slow1", no_track, sampling_batch, latency_repeats=repeats, seed=0
-    )  # fmt: skip
+        painter or Painter(), None, quality, None, None, {"sampler": "x"}, "x1", no_track, batch, seed=3
+    )
 
 
-def test_speed_leaves_out_the_first_batch_and_what_is_no_full_batch(data, tmp_path, monkeypatch):
-    model = SlowAtFirst(monkeypatch)
-    metrics = speed_of(model, choose(data, tmp_path, 20), sampling_batch=8, repeats=2)
-    assert model.calls == [8, 8, 4, 1, 1, 1]  # the first image alone warms up as well
-    assert metrics["speed/images_per_s@slow1"]["value"] == 8
-    assert metrics["speed/images_per_s@slow1"]["manifest"]["repeats"] == 1
-    assert metrics["speed/latency_s@slow1"]["value"] == 1
-    assert metrics["speed/latency_s@slow1"]["manifest"]["repeats"] == 2
-    assert metrics["speed/nfe@slow1"]["value"] == 7
+def test_generated_images_do_not_depend_on_the_batches(data, tmp_path):
+    quality, painter = choose(data, tmp_path, 20), Painter()
+    metrics = generate(quality, 8, painter)
+    assert [len(batch) for batch in painter.batches] == [8, 8, 4]
+    assert [seed for batch in painter.batches for seed in batch] == [seed_of(3, row) for row in range(20)]
+    assert metrics == {
+        name: {**metric, "manifest": {**metric["manifest"], "sampling_batch": 8}}
+        for name, metric in generate(quality, 5).items()
+    }
 
 
-def test_the_device_has_done_its_work_at_each_reading_of_the_clock(data, tmp_path, monkeypatch):
-    model = SlowAtFirst(monkeypatch)
-    speed_of(model, choose(data, tmp_path, 20), sampling_batch=8, repeats=1)
-    sampling = model.events[: model.events.index("work") + 3]
-    assert sampling == ["synchronised", "clock", "work", "synchronised", "clock"]
-    assert all(before == "synchronised" for before, event in pairwise(model.events) if event == "clock")
+def test_every_distance_has_a_manifest_that_tells_how_it_was_made(data, tmp_path):
+    for metric in generate(choose(data, tmp_path, 20), 8).values():
+        told = metric["manifest"]
+        for key in (
+            "extractor",
+            "weights_sha256",
+            "resize",
+            "reference",
+            "reference_hash",
+            "data_fingerprint",
+            "torch",
+        ):
+            assert told[key] is not None
+        assert (told["samples"], told["nfe"], told["seed"], told["sampler"]) == (20, 7, 3, "x")
 
 
-def test_a_set_of_one_batch_is_drawn_again_to_be_timed(data, tmp_path, monkeypatch):
-    model = SlowAtFirst(monkeypatch)
-    metrics = speed_of(model, choose(data, tmp_path, 20), sampling_batch=50, repeats=30)
-    assert model.calls[:2] == [20, 20]
-    assert metrics["speed/images_per_s@slow1"]["value"] == 20
-    assert metrics["speed/images_per_s@slow1"]["manifest"]["batch_size"] == 20
-    assert metrics["speed/latency_s@slow1"]["manifest"]["repeats"] == 30
+def test_clip_scores_are_of_each_image_with_its_own_caption(data, tmp_path):
+    quality = choose(data, tmp_path, 20)
+    asked = []
+
+    class Lengths:
+        model, hash = "lengths", "none"
+
+        def __call__(self, images, captions):
+            asked.extend(captions)
+            return torch.tensor([float(len(caption)) for caption in captions])
+
+    quality.clip_score = Lengths()
+    metric = generate(quality, 8)["val/clip_score@x1"]
+    captions = data.split("val").__getitems__(list(quality.rows))["caption"]
+    assert asked == captions
+    assert metric["value"] == pytest.approx(sum(map(len, captions)) / 20)
+    assert metric["standard_error"] > 0
+    assert metric["manifest"]["model"] == "lengths"
+
+
+def test_a_cheap_look_takes_fewer_images_and_fewer_distances(data, tmp_path):
+    quality = choose(data, tmp_path, 20)
+    quality.reference(no_track)
+    few = generate(quality.fewer(10, ("kid",)), 8)
+    assert set(few) == {"val/kid_thumbnail_4@x1"}
+    assert few["val/kid_thumbnail_4@x1"]["manifest"]["reference_samples"] == 10
+    assert quality.samples == 20
+
+
+def entry(value, samples, error=None):
+    return {"value": value, "manifest": {"samples": samples}, **({"standard_error": error} if error else {})}
+
+
+def test_the_headline_is_kid_below_five_thousand_images_and_frechet_from_there():
+    for samples, said in (
+        (4999, "val/kid_x@a 0.1000 ± 0.0100 (real against real 0.0010"),
+        (5000, "val/fd_x@a 20.0000 (real against real 5"),
+    ):
+        metrics = {
+            "val/fd_x@a": entry(20.0, samples),
+            "val/kid_x@a": entry(0.1, samples, 0.01),
+            "val/fd_x@real": entry(5.0, samples),
+            "val/kid_x@real": entry(0.001, samples, 0.001),
+            "val/fdinf_x@a": entry(3.0, samples, 0.01),
+        }
+        assert headline(metrics, "a").startswith(said)
+    assert headline({"val/fd_x@a": entry(20.0, 10)}, "a") == "val/fd_x@a 20.0000 (N = 10)"

@@ -1,8 +1,17 @@
 import json
+import os
+import shutil
+import subprocess
+import sys
 
+import numpy as np
 import pytest
+import yaml
 from PIL import Image
 from tiny import TINY_LDM
+
+from ldmlab.data.loader import random_subset
+from ldmlab.data.shapes import Shapes
 
 pytestmark = pytest.mark.slow
 
@@ -96,6 +105,179 @@ def test_evaluate_on_other_images_brings_their_floors(copy_of_trained, ldmlab):
     assert row["frechet_real"] == metrics["val/fd_lite0_32@real-n10-seed0"]["value"]
     assert row["frechet_reconstruction"] == metrics["val/fd_lite0_32@reconstruction-n10-seed0"]["value"]
     assert not any("real-n10" in str(found.get("setting")) for found in walk(rows))
+
+
+def summary_of(run):
+    return json.loads((run / "summary.json").read_text())
+
+
+def test_a_summary_is_reproduced_to_the_last_digit_and_left_as_it_is(copy_of_trained, ldmlab):
+    assert ldmlab("evaluate", "from=runs/t/ldm-f4", "sampler=ddim", "sampler.steps=1", "metrics.samples=10") == 0
+    text = (copy_of_trained / "ldm-f4" / "summary.json").read_text()
+    assert ldmlab("evaluate", "--reproduce", "runs/t/ldm-f4/summary.json") == 0
+    (line,) = (line for line in ldmlab.said.err.splitlines() if "reproduced" in line)
+    judged = sum(not name.startswith("speed/") for name in json.loads(text)["metrics"])
+    assert line == f"runs/t/ldm-f4: {judged} values reproduced, {judged} of them to the last digit"
+    assert (copy_of_trained / "ldm-f4" / "summary.json").read_text() == text
+    assert ldmlab("evaluate", "--reproduce=runs/t/vae-f4/summary.json") == 0
+    assert "to the last digit" in ldmlab.said.err
+
+
+def test_a_number_that_was_not_measured_is_found_out(copy_of_trained, ldmlab):
+    path = copy_of_trained / "ldm-f4" / "summary.json"
+    summary = json.loads(path.read_text())
+    summary["metrics"]["val/fd_lite0_32@euler2"]["value"] *= 0.9
+    path.write_text(json.dumps(summary))
+    said = ldmlab.error("evaluate", "--reproduce", str(path))
+    assert "1 of" in said
+    assert "val/fd_lite0_32@euler2" in said
+
+
+def test_reproduce_needs_a_summary(ldmlab):
+    assert "which summary" in ldmlab.error("evaluate", "--reproduce")
+    assert "no such run" in ldmlab.error("evaluate", "--reproduce", "runs/x/summary.json")
+    assert "from: which run" in ldmlab.error("evaluate")
+
+
+def test_another_batch_size_changes_nothing_but_the_last_digits(copy_of_trained, ldmlab):
+    run = copy_of_trained / "ldm-f4"
+    before = summary_of(run)["metrics"]
+    assert ldmlab("evaluate", "from=runs/t/ldm-f4", "metrics.sampling_batch=5") == 0
+    after = summary_of(run)["metrics"]
+    names = [name for name in before if name.startswith("val/") and name.endswith("@euler2")]
+    assert len(names) == 11
+    for name in names:
+        assert after[name]["value"] == pytest.approx(before[name]["value"], rel=1e-3, abs=1e-5)
+
+
+def test_two_processes_measure_what_one_does(copy_of_trained, ldmlab):
+    run = copy_of_trained / "ldm-f4"
+    before = summary_of(run)["metrics"]
+    shutil.rmtree(ldmlab.folder / "runs/.cache/reference", ignore_errors=True)  # both processes make it together
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "ldmlab"]
+    done = subprocess.run(
+        [*command, "evaluate", "from=runs/t/ldm-f4", "metrics.samples=11", "metrics.seed=0"],
+        cwd=ldmlab.folder, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("real against real") == 1  # one of them speaks
+    two = summary_of(run)["metrics"]
+    assert ldmlab("evaluate", "from=runs/t/ldm-f4", "metrics.samples=11", "metrics.seed=0") == 0
+    one = summary_of(run)["metrics"]
+    names = [name for name in one if "n11-seed0" in name and not name.startswith("speed/")]
+    assert len(names) > 25
+    assert before.keys() < two.keys() == one.keys()
+    for name in names:
+        assert one[name]["manifest"]["samples"] == 11
+        assert two[name]["value"] == pytest.approx(one[name]["value"], rel=1e-3, abs=1e-5), name
+
+
+def test_an_autoencoder_is_evaluated_too(copy_of_trained, ldmlab):
+    assert ldmlab("evaluate", "from=runs/t/vae-f4", "metrics.features.input_size=64", "metrics.samples=10") == 0
+    metrics = summary_of(copy_of_trained / "vae-f4")["metrics"]
+    assert {"val/kid_lite0_64@reconstruction-n10-seed0", "val/recon_psnr@n10-seed0"} <= set(metrics)
+    assert "samples nothing" in ldmlab.error("evaluate", "from=runs/t/vae-f4", "sampler.steps=3")
+
+
+@pytest.mark.parametrize("name", ["ldm-f4", "vae-f4"])
+def test_the_network_of_the_loss_is_refused_as_judge(copy_of_trained, ldmlab, name):
+    model = copy_of_trained / name / "checkpoints" / "model.yaml"
+    description = yaml.safe_load(model.read_text())
+    assert description["trained_against"] == []
+    description["trained_against"] = ["579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"]
+    model.write_text(yaml.safe_dump(description))
+    said = ldmlab.error("evaluate", f"from=runs/t/{name}")
+    assert "metrics.features: the autoencoder was trained to please this very network" in said
+    if name == "vae-f4":
+        options = [*TINY_LDM, "study=t", "name=other", "autoencoder_from=runs/t/vae-f4"]
+        assert "trained to please" in ldmlab.error("train-ldm", *options)
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("metrics/features=inception", "weights of Inception-v3"),
+        ("metrics.distances=[kid,fod]", "there is no fod"),
+        ("metrics.distances=[prdc]", "kid or fd must be among them"),
+        ("metrics.reference_samples=some", "all, null or a number"),
+        ("metrics.reference=absent.npz", "no such file"),
+        ("metrics.lpips=resnet", "alex, vgg, squeeze"),
+        ("metrics.speed_repeats=-1", "metrics.speed_repeats"),
+    ],
+)
+def test_a_metric_that_is_not_to_be_had_ends_in_one_line(copy_of_trained, ldmlab, option, said, monkeypatch):
+    def offline(*args, **kwargs):
+        raise OSError("Name or service not known")
+
+    monkeypatch.setattr("torch.hub.download_url_to_file", offline)
+    monkeypatch.setenv("TORCH_HOME", str(ldmlab.folder))
+    before = summary_of(copy_of_trained / "ldm-f4")
+    assert said in ldmlab.error("evaluate", "from=runs/t/ldm-f4", option)
+    assert summary_of(copy_of_trained / "ldm-f4") == before
+
+
+def test_a_folder_of_images_is_scored_as_the_run_that_drew_them(copy_of_trained, ldmlab):
+    """The very images that the run measured, read back from PNGs, have the very numbers."""
+    run = copy_of_trained / "ldm-f4"
+    assert ldmlab("evaluate", "from=runs/t/ldm-f4", "metrics.samples=12") == 0
+    metrics = summary_of(run)["metrics"]
+    data = ["data.image_size=16", "data.train_images=64", "data.val_images=32", "metrics.features.input_size=32"]
+    # the labels of the measured images are those of the reference
+    labels = labels_of_reference(12)
+    arguments = [f"label=[{','.join(map(str, labels))}]", "n=12", "output=drawn", "batch_size=4"]
+    assert ldmlab("sample", "from=runs/t/ldm-f4", *arguments) == 0
+    assert ldmlab("score", "images=drawn", *data) == 0
+    scored = json.loads((ldmlab.folder / "drawn.scores.json").read_text())["metrics"]
+    for name in ("kid", "fd", "sfd", "recall_k3"):
+        value = metrics[f"val/{name}_lite0_32@euler2"]["value"]
+        assert scored[f"val/{name}_lite0_32@images"]["value"] == pytest.approx(value, rel=1e-4, abs=1e-6)
+        real = metrics[f"val/{name}_lite0_32@real"]["value"]
+        assert scored[f"val/{name}_lite0_32@real"]["value"] == pytest.approx(real, rel=1e-9)
+    images = np.stack([np.array(Image.open(path)) for path in sorted((ldmlab.folder / "drawn").glob("0*.png"))])
+    np.savez(ldmlab.folder / "drawn.npz", arr_0=images)
+    assert ldmlab("score", "images=drawn.npz", "output=again.json", *data) == 0
+    again = json.loads((ldmlab.folder / "again.json").read_text())["metrics"]
+    assert again["val/fd_lite0_32@images"]["value"] == scored["val/fd_lite0_32@images"]["value"]
+
+
+def labels_of_reference(count):
+    """The labels of the images that runs on tiny shapes are compared with."""
+    data = Shapes(image_size=16, train_images=64, val_images=32)
+    return data.split("val").__getitems__(random_subset(32, 32, 0)[:count])["label"].tolist()
+
+
+def test_images_that_cannot_be_scored_end_in_one_line(ldmlab):
+    folder = ldmlab.folder / "drawn"
+    assert "neither a folder" in ldmlab.error("score", "images=drawn")
+    folder.mkdir()
+    assert "0 in drawn" in ldmlab.error("score", "images=drawn")
+    for i in range(8):
+        Image.new("RGB", (24, 24)).save(folder / f"{i}.png")
+    assert "24 x 24 pixels, the data 16 x 16" in ldmlab.error("score", "images=drawn", "data.image_size=16")
+    (folder / "0.png").write_text("no image")
+    assert "0.png cannot be read" in ldmlab.error("score", "images=drawn", "data.image_size=24")
+
+
+def test_reference_makes_what_runs_find_and_writes_what_others_read(copy_of_trained, ldmlab):
+    data = ["data.image_size=16", "data.train_images=64", "data.val_images=32", "metrics.features.input_size=32"]
+    arguments = [*data, "cache_dir=cache", "metrics.reference_samples=all", "output=shapes.npz"]
+    assert ldmlab("reference", *arguments) == 0
+    assert "shapes/val, 32 images, lite0_32" in ldmlab.said.err
+    assert "floor: val/kid_lite0_32@real" in ldmlab.said.err
+    kept = [json.loads(path.read_text()) for path in (ldmlab.folder / "cache").glob("reference/*/reference.json")]
+    assert {(one["split"], one["samples"], one["extractor"]) for one in kept} == {
+        ("val", 32, "lite0_32"),
+        ("train", 32, "lite0_32"),
+    }
+    assert set(np.load(ldmlab.folder / "shapes.npz")) == {"mu", "sigma", "mu_s", "sigma_s", "manifest"}
+    # the same distance from the file as from the data
+    whole = ["metrics.reference_samples=all", "cache_dir=cache"]
+    assert ldmlab("evaluate", "from=runs/t/ldm-f4", *whole) == 0
+    assert ldmlab("evaluate", "from=runs/t/ldm-f4", "metrics.reference=shapes.npz") == 0
+    metrics = summary_of(copy_of_trained / "ldm-f4")["metrics"]
+    from_file = metrics["shapes/fd_lite0_32@euler2"]
+    assert from_file["value"] == pytest.approx(metrics["val/fd_lite0_32@euler2-n12-seed0-refall"]["value"], rel=1e-9)
+    assert from_file["manifest"]["reference_samples"] is None
 
 
 def walk(tree):

@@ -41,7 +41,15 @@ def test_a_run_leaves_behind_what_the_design_says(trained):
         "val/recon_ssim",
         "speed/images_per_s@euler2",
         "speed/latency_s@euler2",
-        "speed/decode_images_per_s@euler2",
+        "speed/denoiser_images_per_s@euler2",
+        "speed/decoder_images_per_s@euler2",
+        "speed/conditioner_latency_s@euler2",
+        "speed/flops_per_image@euler2",
+        "speed/nfe@euler2",
+        "val/recall_k3_lite0_32@euler2",
+        "val/sfd_lite0_32@real",
+        "val/recon_ms_ssim_2scales",
+        "val/recon_feature_loss_lite0_32",
         "speed/peak_memory_mb@euler2",
     } <= set(summary["metrics"])
     manifest = summary["metrics"]["val/kid_lite0_32@euler2"]["manifest"]
@@ -390,10 +398,27 @@ def test_the_autoencoder_of_a_run_brings_its_own_settings(ldmlab):
 
 
 def test_a_handful_of_images_is_measured_and_timed(ldmlab):
-    assert ldmlab("train-ldm", "study=t", "name=few", *TINY_F1, "metrics.samples=4", "metrics.latency_repeats=6") == 0
-    metrics = json.loads((ldmlab.folder / "runs/t/few/summary.json").read_text())["metrics"]
-    assert metrics["speed/images_per_s@euler2"]["manifest"]["repeats"] == 1
-    assert metrics["speed/latency_s@euler2"]["manifest"]["repeats"] == 6
+    assert ldmlab("train-ldm", "study=t", "name=few", *TINY_F1, "metrics.samples=6", "metrics.speed_repeats=3") == 0
+    summary = json.loads((ldmlab.folder / "runs/t/few/summary.json").read_text())
+    assert summary["metrics"]["speed/images_per_s@euler2"]["manifest"]["repeats"] == 3
+    assert summary["cost_measuring"]["seconds"] > 0
+
+
+def test_measuring_can_be_made_cheap(ldmlab):
+    options = ["metrics.speed_repeats=0", "metrics.distances=[kid]", "metrics.preview_every=2", "metrics.previews=1"]
+    assert ldmlab("train-ldm", "study=t", "name=cheap", *TINY_F1, *options) == 0
+    run = ldmlab.folder / "runs/t/cheap"
+    assert set(json.loads((run / "summary.json").read_text())["metrics"]) == {
+        "val/kid_lite0_32@real",
+        "val/kid_lite0_32@euler2",
+    }
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    previews = [line for line in lines if "val/kid_lite0_32@preview" in line]
+    # after steps 2 and 4, half the budget being reached after 3; at the end everything is measured
+    assert [line["step"] for line in previews] == [2, 3, 5]
+    spent = [line["cost/measuring_seconds"] for line in lines if "cost/measuring_seconds" in line]
+    assert spent == sorted(spent)
+    assert spent[0] > 0
 
 
 def test_a_machine_without_git_is_no_obstacle(monkeypatch):

@@ -30,8 +30,12 @@ class Autoencoder(nn.Module):
 
     The statistics of the latents per channel are measured after training (`measure_statistics`) and saved with the
     weights. Diffusion sees normalised latents only: mean 0 and deviation 1 in every channel.
+
+    `trained_against` are the SHA-256 of the weights of frozen networks that a training loss asked for their opinion, a
+    perceptual loss for instance. None of them may judge the result.
     """
 
+    trained_against: tuple[str, ...] = ()
     latent_mean: Tensor
     latent_std: Tensor
     latent_min: Tensor

@@ -107,8 +107,19 @@ class Budget(L.Callback):
         self.limits, self.warmup_steps, self.decay = limits, warmup_steps, decay
         self.cost = Cost()
         self.watch = Stopwatch()
+        self.measuring = Stopwatch()
         self._flops_per_step: float | None = None
         self._base_rates: list[float] = []
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """The clock of training stands still within the block, that of measuring and of pictures runs."""
+        with self.watch.paused():
+            self.measuring.start()
+            try:
+                yield
+            finally:
+                self.measuring.stop()
 
     @property
     def used(self) -> float:
@@ -161,13 +172,16 @@ class Budget(L.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run goes on from."""
-        return {"cost": asdict(self.cost), "flops_per_step": self._flops_per_step}
+        measuring = {"seconds": self.measuring.seconds, "cpu_seconds": self.measuring.cpu_seconds}
+        return {"cost": asdict(self.cost), "flops_per_step": self._flops_per_step, "measuring": measuring}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from a saved state."""
         self.cost = Cost(**state["cost"])
         self._flops_per_step = state["flops_per_step"]
         self.watch.seconds, self.watch.cpu_seconds = self.cost.seconds, self.cost.cpu_seconds
+        self.measuring.seconds = state["measuring"]["seconds"]
+        self.measuring.cpu_seconds = state["measuring"]["cpu_seconds"]
 
 
 def step_flops(module: Any, batch: Batch) -> float:

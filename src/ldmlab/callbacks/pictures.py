@@ -23,11 +23,23 @@ def save_grid(images: Tensor, path: Path, columns: int) -> None:
 
 
 class AtMilestones(L.Callback):
-    """Calls `action(trainer, module)` at `count` equally spaced shares of the budget, the clock standing still."""
+    """Calls `action(trainer, module)` at `count` equally spaced shares of the budget, the clock standing still.
 
-    def __init__(self, name: str, budget: Budget, count: int, action: Callable[[L.Trainer, L.LightningModule], None]):
+    Also after every `every_steps` optimiser steps, unless that is None.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        budget: Budget,
+        count: int,
+        action: Callable[[L.Trainer, L.LightningModule], None],
+        every_steps: int | None = None,
+    ):
         self.name, self.budget, self.count, self.action = name, budget, count, action
+        self.every_steps = every_steps
         self._reached = 0
+        self._last_step = 0
 
     @property
     def state_key(self) -> str:
@@ -37,18 +49,22 @@ class AtMilestones(L.Callback):
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *args: Any) -> None:
         """Acts when another milestone has been passed; the end is not one, there the run measures in full."""
         reached = int(self.budget.used * (self.count + 1) + 1e-9)
-        if self._reached < reached <= self.count:
-            with self.budget.watch.paused():
+        due = self._reached < reached <= self.count
+        if self.every_steps and self.budget.used < 1:
+            due |= trainer.global_step >= self._last_step + self.every_steps
+        if due:
+            self._last_step = trainer.global_step
+            with self.budget.aside():
                 self.action(trainer, module)
         self._reached = max(self._reached, reached)
 
     def state_dict(self) -> dict[str, Any]:
         """The milestones passed."""
-        return {"reached": self._reached}
+        return {"reached": self._reached, "last_step": self._last_step}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on after the milestones passed."""
-        self._reached = state["reached"]
+        self._reached, self._last_step = state["reached"], state["last_step"]
 
 
 def log_picture(trainer: L.Trainer, name: str, path: Path) -> None:

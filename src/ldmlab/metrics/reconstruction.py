@@ -1,43 +1,104 @@
-"""How well an autoencoder gives images back, over a whole split."""
+"""How well an autoencoder gives images back, image by image."""
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from torch import Tensor
-from torchmetrics import MetricCollection
-from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
+from torchmetrics.functional.image import (
+    multiscale_structural_similarity_index_measure,
+    peak_signal_noise_ratio,
+    structural_similarity_index_measure,
+)
+
+from ldmlab.errors import UserError
+from ldmlab.metrics.pretrained import digest_of
+
+MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+MS_SSIM_WINDOW = 11
+LPIPS_NETWORKS = ("alex", "vgg", "squeeze")
 
 
-class Reconstruction:
-    """PSNR and SSIM, accumulated over batches of images and their reconstructions.
+class LPIPS:
+    """Learned perceptual image patch similarity (Zhang et al. 2018) by torchmetrics; 0 for equal images.
 
-    * `recon_psnr`: mean of the images' own PSNR, in dB, higher is better. One PSNR of the mean error over all images
-      would be lower and would be decided by the worst of them. Infinite when some image is given back exactly, as by
-      the identity autoencoder.
-    * `recon_ssim`: mean structural similarity (Wang et al. 2004), Gaussian window of 11 pixels, per channel, at most 1.
-      Images need 6 pixels a side or more.
-
-    Both are measured on [0, 1], so `data_range` is 1. SSIM's luminance term compares mean brightnesses as positive
-    numbers: on [-1, 1] it would be another quantity. In distributed runs `compute` gathers all processes' images.
+    `network` is "alex", "vgg" or "squeeze", as the name of the metric says. Its ImageNet weights are torchvision's, in
+    torch.hub's cache or downloaded to it. Raises `UserError` where they cannot be had.
     """
 
-    def __init__(self) -> None:
-        # a plain class, as extractors are: torchmetrics' states stay out of the state_dict of whoever holds this
-        self._metrics = MetricCollection(
-            {
-                "recon_psnr": PeakSignalNoiseRatio(data_range=1.0, dim=(1, 2, 3)),
-                "recon_ssim": StructuralSimilarityIndexMeasure(data_range=1.0),
-            },
-            compute_groups=False,
-        )
+    def __init__(self, network: str):
+        if network not in LPIPS_NETWORKS:
+            raise UserError(f"metrics.lpips: one of {', '.join(LPIPS_NETWORKS)} or null, not {network}")
+        from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
-    def update(self, images: Tensor, reconstructions: Tensor) -> None:
-        """Adds a batch: both (B, 3, H, W), images in [-1, 1]; reconstructions are clamped to it."""
-        self._metrics.to(images.device)
-        self._metrics.update(_to_unit(reconstructions), _to_unit(images))
+        try:
+            net_type: Any = network
+            self.network: Any = LearnedPerceptualImagePatchSimilarity(net_type, normalize=True).net
+        except ModuleNotFoundError:
+            raise UserError("LPIPS needs torchvision, which is not installed: pip install torchvision") from None
+        except (OSError, RuntimeError) as error:
+            raise UserError(
+                f"metrics.lpips: the weights of {network} could not be downloaded ({str(error).splitlines()[0]}): "
+                f"run once where there is internet and copy {torch.hub.get_dir()}/checkpoints, or metrics.lpips=null"
+            ) from error
+        self.network.eval().requires_grad_(False)
+        self.name = f"lpips_{network}"
+        self.hash = digest_of(self.network)
 
-    def compute(self) -> dict[str, float]:
-        """`recon_psnr` and `recon_ssim` of all images so far."""
-        return {name: float(value) for name, value in self._metrics.compute().items()}
+    @torch.inference_mode()
+    def __call__(self, images: Tensor, reconstructions: Tensor) -> Tensor:
+        """The similarity of each pair, (B,); both (B, 3, H, W) in [0, 1]."""
+        return self.network.to(images.device)(images, reconstructions, normalize=True).flatten()
+
+
+@torch.inference_mode()
+def reconstruction_quality(images: Tensor, reconstructions: Tensor, lpips: LPIPS | None = None) -> dict[str, Tensor]:
+    """What each image lost on its way through an autoencoder: named values (B,).
+
+    * `recon_psnr`: peak signal-to-noise ratio in dB; infinite for an image that is given back exactly. Its mean over
+      images is higher than the PSNR of the mean error, which the worst images decide.
+    * `recon_ssim`: structural similarity (Wang et al. 2004), Gaussian window of 11 pixels, per channel, at most 1.
+    * `recon_ms_ssim`: the same over five scales (Wang et al. 2003), for images of 176 px or more. Smaller ones have
+      room for fewer scales, whose weights then sum to 1 again, and the name says so: `recon_ms_ssim_3scales`.
+    * `recon_lpips_...`, where asked for.
+
+    Both are (B, 3, H, W), images in [-1, 1]; reconstructions are clamped to it. All is measured on [0, 1]: SSIM's
+    luminance term compares mean brightnesses as positive numbers, and on [-1, 1] would be another quantity.
+    """
+    x, y = _to_unit(images), _to_unit(reconstructions)
+    options: dict[str, Any] = {"data_range": 1.0, "reduction": "none"}
+    values: dict[str, Any] = {
+        "recon_psnr": peak_signal_noise_ratio(y, x, dim=(1, 2, 3), **options),
+        "recon_ssim": structural_similarity_index_measure(y, x, **options),
+    }
+    scales = scales_that_fit(x.shape[-1])
+    if scales > 1:
+        weights = MS_SSIM_WEIGHTS[:scales]
+        betas = tuple(weight / sum(weights) for weight in weights)
+        name = "recon_ms_ssim" + ("" if scales == len(MS_SSIM_WEIGHTS) else f"_{scales}scales")
+        values[name] = multiscale_structural_similarity_index_measure(y, x, betas=betas, normalize="relu", **options)
+    if lpips is not None:
+        values[f"recon_{lpips.name}"] = lpips(x, y)
+    # torchmetrics drops the dimension of a batch of one
+    return {name: value.reshape(len(images)) for name, value in values.items()}
+
+
+def scales_that_fit(size: int) -> int:
+    """The number of MS-SSIM's scales that torchmetrics takes of images of `size` pixels a side, at most five."""
+    fitting = [n for n in range(1, len(MS_SSIM_WEIGHTS) + 1) if size // max(1, (n - 1) ** 2) >= MS_SSIM_WINDOW]
+    return max(fitting, default=0)
+
+
+def feature_loss(images: Tensor, reconstructions: Tensor) -> Tensor:
+    """The share of the images' variance, in features (N, D), that reconstruction lost, for each image (N,).
+
+    |f(x) - f(x̂)|² over the mean squared distance of two different images: 0 for perfect reconstructions, 1 for ones
+    that are no closer than any other image.
+    """
+    images, reconstructions = images.double(), reconstructions.double()
+    between_images = 2 * images.var(0).sum()
+    return (images - reconstructions).square().sum(1) / between_images
 
 
 def _to_unit(images: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,19 +38,31 @@ def device_name(device: torch.device | str) -> str:
     return platform.processor() or platform.machine()
 
 
-def reset_peak_memory(device: torch.device | str) -> None:
-    """Starts a new peak on a CUDA device. Elsewhere the peak is that of the process's life, and nothing happens."""
+def reset_peak_memory(device: torch.device | str) -> str:
+    """Starts a new peak where the system can, and says what `peak_memory_mb` will cover from now on.
+
+    On CUDA that is tensors on the device; on Linux, all main memory of this process; elsewhere, the same since its
+    start, because such a system keeps one peak for a process's life.
+    """
     if torch.device(device).type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
+        return "tensors on the device"
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return "main memory of the process since its start"
+    return "main memory of the process"
 
 
 def peak_memory_mb(device: torch.device | str) -> float:
-    """Most memory ever in use, in 10⁶ bytes.
-
-    On CUDA, of tensors, since `reset_peak_memory`; elsewhere, of this whole process in main memory, since its start.
-    """
+    """Most memory in use since `reset_peak_memory`, in 10⁶ bytes; see there for what counts."""
     if torch.device(device).type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
+    status = Path("/proc/self/status")
+    if status.is_file():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM"):
+                return int(line.split()[1]) * 1024 / 1e6
     if sys.platform == "win32":
         return psutil.Process().memory_info().peak_wset / 1e6
     import resource
@@ -57,6 +70,38 @@ def peak_memory_mb(device: torch.device | str) -> float:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # bytes on macOS, KiB elsewhere
     return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
+
+
+def time_repeats(work: Callable[[], Any], repeats: int, device: torch.device | str, warmups: int = 3) -> list[float]:
+    """Seconds that `work` takes, `repeats` times after `warmups` that do not count, the device having done its work."""
+    seconds = []
+    for repeat in range(warmups + repeats):
+        synchronize(device)
+        start = time.perf_counter()
+        work()
+        synchronize(device)
+        if repeat >= warmups:
+            seconds.append(time.perf_counter() - start)
+    return seconds
+
+
+def best_batch_size(throughput: Callable[[int], float], largest: int) -> tuple[int, list[int]]:
+    """The smallest batch size whose throughput is within 3 % of the best among 1, 2, 4, ... up to `largest`.
+
+    Also returns the sizes that were tried: it stops where two doublings in a row gained nothing, or memory ends.
+    """
+    found: dict[int, float] = {}
+    size, without_gain = 1, 0
+    while size <= largest and without_gain < 2:
+        best = max(found.values(), default=0.0)
+        try:
+            found[size] = throughput(size)
+        except torch.OutOfMemoryError:
+            break
+        without_gain = 0 if found[size] > 1.03 * best else without_gain + 1
+        size *= 2
+    enough = max(found.values()) / 1.03
+    return next(size for size, value in found.items() if value >= enough), list(found)
 
 
 def count_parameters(module: nn.Module) -> int:

@@ -161,23 +161,35 @@ class LatentDiffusion(nn.Module):
         `latent_size` is the latent's side; `network` replaces the trained one, by its moving average for instance.
         """
         network = network or self.network
-        device = next(network.parameters()).device
-        conditioning = network.conditioner(conditions)
-        null = network.conditioner.null(len(seeds), device)
-        rows = 0
-
-        def evaluate(xt: Tensor, t: Tensor, told: Conditioning) -> Prediction:
-            nonlocal rows
-            rows += xt.shape[0]
-            return self.denoise(network, xt, t, told)
-
-        def guided(xt: Tensor, t: Tensor) -> Prediction:
-            # clipped after guidance, which leaves the range of what it is given
-            return self.clip(guidance(evaluate, xt, t, conditioning, null), xt, t)
-
+        denoise = GuidedDenoiser(self, network, conditions, len(seeds), guidance)
         randn_like = PerSampleNoise(seeds)
         shape = (len(seeds), self.autoencoder.latent_channels, latent_size, latent_size)
-        noise = randn_like(torch.empty(shape, device=device))
-        latents = sampler(guided, noise, self.objective.schedule, randn_like)
+        noise = randn_like(torch.empty(shape, device=denoise.device))
+        latents = sampler(denoise, noise, self.objective.schedule, randn_like)
         images = self.autoencoder.decode(self.autoencoder.denormalize(latents)).clamp(-1, 1)
-        return Samples(images, latents, rows / len(seeds))
+        return Samples(images, latents, denoise.rows / len(seeds))
+
+
+class GuidedDenoiser:
+    """What a sampler sees of the model: `denoise(xt, t)` for `count` samples under `conditions`, guided.
+
+    `rows` counts what went through the network: guidance sends two rows for each sample.
+    """
+
+    def __init__(
+        self, model: LatentDiffusion, network: ConditionalDenoiser, conditions: Batch, count: int, guidance: Guidance
+    ):
+        self.model, self.network, self.guidance = model, network, guidance
+        self.device = next(network.parameters()).device
+        self.conditioning = network.conditioner(conditions)
+        self.null = network.conditioner.null(count, self.device)
+        self.rows = 0
+
+    def __call__(self, xt: Tensor, t: Tensor) -> Prediction:
+        """x0 and noise at xt (B, C, h, w), t (B,)."""
+        # clipped after guidance, which leaves the range of what it is given
+        return self.model.clip(self.guidance(self._evaluate, xt, t, self.conditioning, self.null), xt, t)
+
+    def _evaluate(self, xt: Tensor, t: Tensor, told: Conditioning) -> Prediction:
+        self.rows += xt.shape[0]
+        return self.model.denoise(self.network, xt, t, told)

@@ -31,6 +31,15 @@ def run_task(command: str, config: dict[str, Any], overrides: list[str]) -> floa
         from ldmlab.tasks.evaluate import evaluate
 
         return headline_value(evaluate(config))
+    if command == "reference":
+        from ldmlab.tasks.reference import make_reference
+
+        make_reference(config)
+        return None
+    if command == "score":
+        from ldmlab.tasks.score import score
+
+        return headline_value({"metrics": score(config)})
     raise ValueError(f"no task for command {command}")
 
 

@@ -7,11 +7,10 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from ldmlab.errors import UserError
+from ldmlab.metrics.names import DISTANCES, LEAST_SAMPLES
 from ldmlab.tasks.run import key_of, read_run
 
 Config = dict[str, Any]
-
-LEAST_SAMPLES = 4  # for an unbiased estimate of the kernel distance and its error
 
 WHOLE_NUMBERS = {
     "batch_size": 1,
@@ -21,8 +20,10 @@ WHOLE_NUMBERS = {
     "autoencoder.warmup_steps": 0,
     "metrics.samples": LEAST_SAMPLES,
     "metrics.sampling_batch": 1,
-    "metrics.latency_repeats": 0,
+    "metrics.speed_repeats": 0,
+    "metrics.speed_batch": 1,
     "metrics.previews": 0,
+    "metrics.preview_every": 1,
     "metrics.preview_samples": LEAST_SAMPLES,
     "trainer.warmup_steps": 0,
     "trainer.num_workers": 0,
@@ -47,7 +48,7 @@ NUMBERS = {
 SEEDS = ("seed", "data.seed", "autoencoder.seed", "metrics.seed")
 LARGEST_SEED = 2**32 - 1  # of NumPy's generators
 
-MAY_BE_NULL = ("trainer.threads", "trainer.checkpoint_steps")
+MAY_BE_NULL = ("trainer.threads", "trainer.checkpoint_steps", "metrics.preview_every")
 
 
 GROUPS = (
@@ -203,6 +204,19 @@ def check_metrics(config: Config) -> None:
         raise UserError(
             f"metrics.features: choose a file of the group with a slash: metrics/features={metrics['features']}"
         )
+    wanted = metrics["distances"]
+    unknown = [name for name in wanted if name not in DISTANCES] if isinstance(wanted, list) else [wanted]
+    if unknown:
+        raise UserError(f"metrics.distances: a list of {', '.join(DISTANCES)} is needed; there is no {unknown[0]}")
+    if not {"kid", "fd"} & set(wanted):
+        raise UserError("metrics.distances: kid or fd must be among them, by which runs are compared")
+    count = metrics["reference_samples"]
+    if count not in (None, "all") and not (is_number(count, whole=True) and count >= LEAST_SAMPLES):
+        raise UserError(
+            f"metrics.reference_samples: all, null or a number of {LEAST_SAMPLES} or more is needed, not {count}"
+        )
+    if metrics["reference"] is not None and not Path(metrics["reference"]).is_file():
+        raise UserError(f"metrics.reference: no such file: {metrics['reference']}")
 
 
 def check_data_path(config: Config) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -11,12 +12,22 @@ from rich.progress import track as rich_track
 
 SAID_EVERY = 20.0  # seconds between two lines of progress in a log file
 
-console = Console(stderr=True, highlight=False)
+# of the processes that torchrun starts, one speaks
+console = Console(stderr=True, highlight=False, quiet=os.environ.get("RANK", "0") != "0")
 
 
 def say(message: str) -> None:
     """A line, not broken at the width of a terminal that may not be there."""
     console.print(message, soft_wrap=True)
+
+
+def say_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Columns, the first to the left and numbers to the right, whole whatever the terminal's width."""
+    lines = [list(headings), *map(list, rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(headings))]
+    for first, *others in lines:
+        numbers = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
+        console.print("  ".join([first.ljust(widths[0]), *numbers]), soft_wrap=True, markup=False)
 
 
 def track(iterable: Iterable[Any], length: int, title: str) -> Iterable[Any]:

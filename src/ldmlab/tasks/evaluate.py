@@ -1,75 +1,159 @@
-"""Quality and speed of a trained run with another sampler, number of steps or guidance."""
+"""Quality and speed of a trained run: with another sampler, steps, guidance, features; or once more, as a check."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
+import torch
+
+from ldmlab.autoencoders.base import Autoencoder
+from ldmlab.callbacks.budget import Stopwatch
 from ldmlab.errors import UserError
+from ldmlab.metrics import processes
+from ldmlab.modules.model import LatentDiffusion
 from ldmlab.tasks import build, checks, measure, training
 from ldmlab.tasks.console import say, track
-from ldmlab.tasks.run import read_run
+from ldmlab.tasks.quality import Metrics, Quality, quality_of
+from ldmlab.tasks.recipes import measure_diffusion
+from ldmlab.tasks.run import Run, read_run
 from ldmlab.tasks.sample import with_overrides
+from ldmlab.types import ImageData
 
 Config = dict[str, Any]
+
+REFERENCE = ("samples", "reference_split", "reference_samples", "seed")
+"""Settings that decide which images are compared with which; a reference file has a name of its own in the metric's."""
 
 
 def evaluate(config: Config) -> Config:
     """Measures a run again and adds the values to its summary; returns the summary of this evaluation alone.
 
     What is not asked for is as in the run: sampler, guidance, number of samples, features. Values measured before under
-    the same name are replaced, those of other settings have other names.
+    the same name are replaced, those of other settings have other names. Started by torchrun, the processes share the
+    work.
     """
     checks.check_measuring(config)
-    run = read_run(config["from"], "diffusion", "from")
-    model, description = build.load_diffusion(run.path)
-    merged = {
-        **run.config,
-        "metrics": with_run_s_metrics(run.config["metrics"], config["metrics"]),
-        "sampler": with_overrides(description["sampler"], config["sampler"]),
-        "guidance": with_overrides(description["guidance"], config["guidance"]),
-        "data": moved(run.config["data"], config["data_path"], config["cache_dir"]),
-        "cache_dir": config["cache_dir"] or run.config["cache_dir"],
-    }
-    training.set_up(merged, merged["seed"])
-    data = build.build_data(merged)
-    if data.info.fingerprint != description["data"]["fingerprint"]:
-        raise UserError(
-            f"from: the data of {run} has changed since it was trained; its numbers would not be comparable"
-        )
-    device = training.device_of(merged)
-    model.to(device)
-    quality = measure.quality_of(merged, data, device)
-    sampler, guidance = build.build_sampler(merged), build.build_guidance(merged)
-    detail, manifest = measure.sampling_detail(merged, description["guidance"])
-    same_reference = all(
-        merged["metrics"][key] == run.config["metrics"][key] for key in ("samples", "reference_split", "seed")
-    )
-    suffix = "" if same_reference else f"-n{quality.samples}-seed{merged['metrics']['seed']}"
-    detail += suffix
-    metrics = measure.measure_generation(
-        model, model.network, quality, sampler, guidance, manifest, detail, track,
-        merged["metrics"]["sampling_batch"], merged["metrics"]["latency_repeats"], merged["metrics"]["seed"],
-    )  # fmt: skip
-    floors = measure.measure_real(quality, track, suffix)
-    if not floors.keys() <= (run.summary or {})["metrics"].keys():
-        # other features or other images than the run's own have floors of their own
-        metrics |= floors
-        if model.autoencoder.downsampling_factor > 1:
-            metrics |= measure.measure_reconstruction_distances(model.autoencoder, quality, track, suffix)
-    with run.lock(say):
-        summary = run.summary or {}
-        summary["metrics"] |= metrics
-        run.finish(summary)
-    speed = metrics[f"speed/images_per_s@{detail}"]["value"]
-    say(f"{run}: {measure.headline(metrics | floors, detail, suffix)}, {speed:.1f} images/s")
+    if config["reproduce"] is not None:
+        from ldmlab.tasks.reproduce import reproduce
+
+        return reproduce(config)
+    if config["from"] is None:
+        raise UserError("from: which run? from=runs/STUDY/NAME")
+    run = read_run(config["from"], None, "from")
+    with processes.from_environment():
+        trained = Trained.load(run, config["data_path"], config["cache_dir"])
+        recipe = trained.recipe(config)
+        known = (run.summary or {})["metrics"]
+        detail, metrics, floors, cost = trained.measure(recipe, known)
+        if processes.rank() == 0:
+            with run.lock(say):
+                summary = run.summary or {}
+                summary["metrics"] |= metrics
+                summary["measured"][detail] = {**recipe, "cost": cost}
+                run.finish(summary)
+            line = measure.headline(metrics | floors, detail, recipe["suffix"])
+            say(f"{run}: {line}{measure.speed_line(metrics, detail)}")
     return {"metrics": metrics}
 
 
-def with_run_s_metrics(trained: Config, asked: Config) -> Config:
-    """The run's metrics config with what is asked for in place of its own."""
-    features = with_overrides(trained["features"], asked["features"])
-    changes = {key: value for key, value in asked.items() if value is not None and key != "features"}
-    return {**trained, **changes, "features": features}
+@dataclass
+class Trained:
+    """A complete run with its model and its data, ready to be measured."""
+
+    run: Run
+    config: Config
+    data: ImageData
+    device: torch.device
+    model: LatentDiffusion | None
+    autoencoder: Autoencoder
+    fingerprint: str
+
+    @classmethod
+    def load(cls, run: Run, data_path: str | None, cache_dir: str | None) -> Trained:
+        """The run's model and data; those may have moved to `data_path`, caches to `cache_dir`."""
+        summary = run.summary or {}
+        config = {
+            **run.config,
+            "data": moved(run.config["data"], data_path, cache_dir),
+            "cache_dir": cache_dir or run.config["cache_dir"],
+        }
+        model = None
+        if summary["stage"] == "diffusion":
+            model, description = build.load_diffusion(run.path)
+            autoencoder, fingerprint = model.autoencoder, description["fingerprint"]
+            config |= {key: description[key] for key in ("sampler", "guidance")}
+        else:
+            autoencoder, fingerprint = build.load_autoencoder(run.path, "from")
+        training.set_up(config, config["seed"])
+        data = build.build_data(config)
+        if data.info.fingerprint != summary["data"]["fingerprint"]:
+            raise UserError(
+                f"from: the data of {run} has changed since it was trained; its numbers would not be comparable"
+            )
+        device = training.device_of(config)
+        (model or autoencoder).to(device)
+        return cls(run, config, data, device, model, autoencoder, fingerprint)
+
+    def recipe(self, asked: Config) -> Config:
+        """The run's own settings, with what is asked for in place of them; what has another reference has a suffix."""
+        own, wanted = self.config["metrics"], asked["metrics"]
+        features = with_overrides(own["features"], wanted["features"])
+        changes = {key: value for key, value in wanted.items() if value is not None and key != "features"}
+        metrics = {**own, **changes, "features": features}
+        checks.check_metrics({"metrics": metrics})
+        available = len(self.data.split(metrics["reference_split"]))
+        recipe: Config = {"metrics": metrics, "suffix": suffix_of(own, metrics, available)}
+        for group in ("sampler", "guidance"):
+            if self.model is not None:
+                recipe[group] = with_overrides(self.config[group], asked[group])
+            elif any(value is not None for value in asked[group].values()):
+                raise UserError(f"{group}: {self.run} is an autoencoder, which samples nothing; leave it out")
+        return recipe
+
+    def measure(self, recipe: Config, known: Metrics) -> tuple[str, Metrics, Metrics, Config]:
+        """Measures as `recipe` says: the detail of the names, the metrics, the floors of real images, and the cost.
+
+        The floors are among the metrics unless they are `known`.
+        """
+        watch = Stopwatch()
+        watch.start()
+        quality = quality_of({**self.config, "metrics": recipe["metrics"]}, self.data, self.device)
+        quality.refuse(self.autoencoder.trained_against)
+        suffix = recipe["suffix"]
+        floors = measure.measure_real(quality, track, suffix)
+        metrics: Metrics = {} if floors.keys() <= known.keys() else dict(floors)
+        if self.model is None:
+            detail = f"reconstruction{suffix}"
+            metrics |= measure.measure_reconstruction(self.autoencoder, quality, track, suffix)
+        else:
+            detail, metrics_here = self._measure_diffusion(quality, recipe)
+            # other features or other images than the run's own have floors of their own
+            if metrics and self.autoencoder.downsampling_factor > 1:
+                metrics |= measure.measure_reconstruction(self.autoencoder, quality, track, suffix)
+            metrics |= metrics_here
+        watch.stop()
+        return detail, metrics, floors, {"seconds": watch.seconds, "cpu_seconds": watch.cpu_seconds}
+
+    def _measure_diffusion(self, quality: Quality, recipe: Config) -> tuple[str, Metrics]:
+        assert self.model is not None
+        detail, description = measure.sampling_detail(recipe, self.config["guidance"])
+        description |= {"model": self.fingerprint}
+        detail += recipe["suffix"]
+        return detail, measure_diffusion(self.model, self.model.network, quality, recipe, description, detail)
+
+
+def suffix_of(own: Config, metrics: Config, available: int) -> str:
+    """What the names of metrics say of another choice of images than the run's own; nothing where it is the same.
+
+    `available` is the number of images in the split that they are chosen from.
+    """
+    if all(metrics[key] == own[key] for key in REFERENCE):
+        return ""
+    count = metrics["reference_samples"]
+    reference = "" if count is None else f"-ref{count}"
+    split = "" if metrics["reference_split"] == own["reference_split"] else f"-{metrics['reference_split']}"
+    return f"-n{min(metrics['samples'], available)}-seed{metrics['seed']}{reference}{split}"
 
 
 def moved(data: Config, path: str | None, cache_dir: str | None) -> Config:

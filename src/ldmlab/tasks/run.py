@@ -225,14 +225,14 @@ def revision() -> str | None:
     return done.stdout.strip() or None
 
 
-def read_run(path: str | Path, stage: str, option: str) -> Run:
-    """A complete run of the given stage ("autoencoder" or "diffusion") that a user named by `option`.
+def read_run(path: str | Path, stage: str | None, option: str) -> Run:
+    """A complete run of the given stage ("autoencoder", "diffusion", None for either) that a user named by `option`.
 
     Raises:
         UserError: it is not there, is no run, is not complete or is of the other stage.
     """
     path = Path(path)
-    make = {"autoencoder": "train-vae", "diffusion": "train-ldm"}[stage]
+    make = "train-vae" if stage == "autoencoder" else "train-ldm"
     if not path.exists():
         raise UserError(f"{option}: no such run: {path} (`ldmlab {make}` makes one)")
     if not (path / "config.yaml").exists():
@@ -245,6 +245,6 @@ def read_run(path: str | Path, stage: str, option: str) -> Run:
         raise UserError(f"{option}: {path} cannot be read: {str(error).splitlines()[0]}") from error
     if summary is None:
         raise UserError(f"{option}: {path} is not complete: start its command again and it goes on")
-    if summary["stage"] != stage:
+    if stage is not None and summary["stage"] != stage:
         raise UserError(f"{option}: {path} is a run of the {summary['stage']} stage, the {stage} stage is needed")
     return run

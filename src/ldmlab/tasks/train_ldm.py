@@ -24,12 +24,16 @@ from ldmlab.modules.model import ConditionalDenoiser, LatentDiffusion
 from ldmlab.tasks import build, measure
 from ldmlab.tasks.console import say, track
 from ldmlab.tasks.grid import grid_conditions
+from ldmlab.tasks.quality import Quality, quality_of, to_device
+from ldmlab.tasks.recipes import measure_diffusion, recipe_of
 from ldmlab.tasks.run import VOLATILE, Run, key_of, read_run, run_name
 from ldmlab.tasks.train_vae import STAGE_TWO, measure_statistics, train_vae
 from ldmlab.tasks.training import device_of, finish, fit, log_values, logging_to, set_up, try_trainer
 from ldmlab.types import ImageData, ImageSource
 
 Config = dict[str, Any]
+
+PREVIEWED = ("kid", "fd")  # what a cheap look measures
 
 
 def train_ldm(config: Config, overrides: list[str]) -> Run:
@@ -58,7 +62,7 @@ def train_ldm(config: Config, overrides: list[str]) -> Run:
     return run
 
 
-def try_everything(config: Config) -> measure.Quality:
+def try_everything(config: Config) -> Quality:
     """What the run is measured with, and its data, once all else that it needs was built and one loss computed.
 
     Raises:
@@ -74,7 +78,8 @@ def try_everything(config: Config) -> measure.Quality:
     else:
         autoencoder, _ = build.load_autoencoder(Path(config["autoencoder_from"]))
     data.split("train")
-    quality = measure.quality_of(config, data, device_of(config))
+    quality = quality_of(config, data, device_of(config))
+    quality.refuse(autoencoder.trained_against)
     module = build_module(config, data, autoencoder)
     batch = data.split("val").__getitems__([0, 0])
     build.try_out("denoiser", lambda: module.model.loss(batch))
@@ -131,7 +136,7 @@ def concerns_stage_one(override: str, swept: Sequence[str]) -> bool:
     return key in swept and group in ("data", "budget", "autoencoder_share")
 
 
-def _train_ldm(run: Run, config: Config, quality: measure.Quality, vae_run: Run | None) -> None:
+def _train_ldm(run: Run, config: Config, quality: Quality, vae_run: Run | None) -> None:
     set_up(config, config["seed"])
     data, device = quality.data, quality.device
     spent = Cost()
@@ -164,7 +169,7 @@ def _train_ldm(run: Run, config: Config, quality: measure.Quality, vae_run: Run 
     latent_size = data.info.image_size // autoencoder.downsampling_factor
     detail, description = measure.sampling_detail(config)
     conditions, images, columns = grid_conditions(data)
-    conditions = measure.to_device(conditions, device)
+    conditions = to_device(conditions, device)
     seeds = [measure.seed_of(metrics_config["seed"], place) for place in range(images)]
 
     def draw_grid(path: Path, network: ConditionalDenoiser) -> None:
@@ -176,18 +181,19 @@ def _train_ldm(run: Run, config: Config, quality: measure.Quality, vae_run: Run 
         log_picture(trainer, "samples", path)
 
     def preview(trainer: L.Trainer, _: L.LightningModule) -> None:
-        few = quality.fewer(metrics_config["preview_samples"])
+        few = quality.fewer(metrics_config["preview_samples"], PREVIEWED)
         metrics = measure.measure_generation(
             model, module.ema.average, few, sampler, guidance, description, "preview", track,
-            metrics_config["sampling_batch"], 0, metrics_config["seed"],
+            metrics_config["sampling_batch"], metrics_config["seed"],
         )  # fmt: skip
-        distances = {name: metric["value"] for name, metric in metrics.items() if not name.startswith("speed/")}
-        log_values(trainer.loggers, distances)
+        budget.measuring.lap()
+        spent_so_far = {"cost/measuring_seconds": budget.measuring.seconds}
+        log_values(trainer.loggers, {name: metric["value"] for name, metric in metrics.items()} | spent_so_far)
 
     with logging_to(run, config, budget) as loggers:
         callbacks = [
             AtMilestones("grids", budget, config["trainer"]["grids"], milestone),
-            AtMilestones("previews", budget, metrics_config["previews"], preview),
+            AtMilestones("previews", budget, metrics_config["previews"], preview, metrics_config["preview_every"]),
         ]
         feed = ImageDataModule(source, config["batch_size"], config["seed"], config["trainer"]["num_workers"])
         fit(run, config, module, feed, budget, callbacks, loggers)
@@ -195,31 +201,32 @@ def _train_ldm(run: Run, config: Config, quality: measure.Quality, vae_run: Run 
         module.to(device).eval()
         average = module.ema.average
         export = LatentDiffusion(autoencoder, average, model.objective)
-        build.save_model(
+        model_fingerprint = build.save_model(
             export,
             run.checkpoints,
             {
                 "autoencoder": config["autoencoder"]["network"],
                 **{key: config[key] for key in ("denoiser", "conditioner", "scheduler", "sampler", "guidance")},
+                "trained_against": list(autoencoder.trained_against),
                 "data": build.info_to_dict(data.info),
             },
         )
-        draw_grid(run.samples / "final.png", average)
-        metrics = measure.measure_real(quality, track)
-        if vae_run is not None:
-            metrics |= measure.measure_reconstruction(autoencoder, quality, track)
-        metrics |= measure.measure_generation(
-            model, average, quality, sampler, guidance, description, detail, track,
-            metrics_config["sampling_batch"], metrics_config["latency_repeats"], metrics_config["seed"],
-        )  # fmt: skip
+        with budget.aside():
+            draw_grid(run.samples / "final.png", average)
+            metrics = measure.measure_real(quality, track)
+            if vae_run is not None:
+                metrics |= measure.measure_reconstruction(autoencoder, quality, track)
+            description |= {"model": model_fingerprint}
+            metrics |= measure_diffusion(model, average, quality, config, description, detail)
         finish(
             run,
             "diffusion",
             data.info,
             metrics,
-            budget.cost,
+            budget,
             loggers,
             samples="samples/final.png",
+            measured={detail: recipe_of(config)},
             parameters={
                 "denoiser": count_parameters(network),
                 "autoencoder": count_parameters(autoencoder),
@@ -227,8 +234,7 @@ def _train_ldm(run: Run, config: Config, quality: measure.Quality, vae_run: Run 
             cost_autoencoder=asdict(spent) if vae_run is not None else None,
             autoencoder_from=None if vae_run is None else str(vae_run),
         )
-    speed = metrics[f"speed/images_per_s@{detail}"]["value"]
-    say(f"{run}: {measure.headline(metrics, detail)}, {speed:.1f} images/s")
+    say(f"{run}: {measure.headline(metrics, detail)}{measure.speed_line(metrics, detail)}")
 
 
 def training_source(

@@ -17,6 +17,8 @@ from ldmlab.modules.autoencoder import AutoencoderModule, latent_report
 from ldmlab.modules.image_data import ImageDataModule
 from ldmlab.tasks import build, measure
 from ldmlab.tasks.console import say, track
+from ldmlab.tasks.quality import quality_of
+from ldmlab.tasks.recipes import recipe_of
 from ldmlab.tasks.run import Run, RunState, run_name
 from ldmlab.tasks.training import device_of, finish, fit, log_values, logging_to, set_up, try_trainer
 from ldmlab.types import ImageData
@@ -56,13 +58,14 @@ def _train_vae(run: Run, state: RunState, config: Config, made_by: tuple[str, li
     # everything that can be wrong is built and tried before the run's folder is made
     data = build.build_data(config)
     train_images, val = data.split("train"), data.split("val")
-    quality = measure.quality_of(config, data, device_of(config))
+    quality = quality_of(config, data, device_of(config))
     try_trainer(config)
     set_up(config, settings["seed"])
     autoencoder = build.build_autoencoder(config)
     module = AutoencoderModule(
         autoencoder, build.build(settings["optimizer"], "autoencoder.optimizer"), settings["kl_weight"]
     )
+    quality.refuse(autoencoder.trained_against)
     image = torch.zeros(2, 3, data.info.image_size, data.info.image_size)
     build.try_out("autoencoder", lambda: (module.configure_optimizers(), module.loss({"image": image})))
     run.prepare(state, *made_by)
@@ -99,10 +102,18 @@ def _train_vae(run: Run, state: RunState, config: Config, made_by: tuple[str, li
         statistics.start()
         measure_statistics(autoencoder, data, device_of(config))
         statistics.stop()
-        build.save_model(autoencoder, run.checkpoints, {"autoencoder": settings["network"]})
-        reconstruct(run.samples / "reconstructions-final.png")
-        metrics = measure.measure_real(quality, track)
-        metrics |= measure.measure_reconstruction(autoencoder, quality, track)
+        build.save_model(
+            autoencoder,
+            run.checkpoints,
+            {
+                "autoencoder": settings["network"],
+                "trained_against": list(autoencoder.trained_against),
+            },
+        )
+        with budget.aside():
+            reconstruct(run.samples / "reconstructions-final.png")
+            metrics = measure.measure_real(quality, track)
+            metrics |= measure.measure_reconstruction(autoencoder, quality, track)
         rows = random_subset(len(val), STATISTICS_IMAGES, 0)
         report = latent_report(autoencoder, (b["image"].to(module.device) for b in in_order(val, rows, 250)))
         log_values(loggers, named_values(report))
@@ -111,8 +122,10 @@ def _train_vae(run: Run, state: RunState, config: Config, made_by: tuple[str, li
             "autoencoder",
             data.info,
             metrics,
-            budget.cost + Cost(seconds=statistics.seconds, cpu_seconds=statistics.cpu_seconds),
+            budget,
             loggers,
+            more_cost=Cost(seconds=statistics.seconds, cpu_seconds=statistics.cpu_seconds),
+            measured={"reconstruction": recipe_of(config)},
             samples="samples/reconstructions-final.png",
             parameters={"autoencoder": count_parameters(autoencoder)},
             latents=report,

@@ -25,8 +25,9 @@ from ldmlab.callbacks.resume import Checkpoints, RandomState
 from ldmlab.errors import Interrupted, UserError
 from ldmlab.modules.autoencoder import AutoencoderModule
 from ldmlab.modules.image_data import ImageDataModule
-from ldmlab.tasks import build, measure
+from ldmlab.tasks import build
 from ldmlab.tasks.console import console
+from ldmlab.tasks.quality import Metrics
 from ldmlab.tasks.run import Run, provenance, write_text
 from ldmlab.types import DataInfo
 
@@ -187,15 +188,16 @@ def finish(
     run: Run,
     stage: str,
     info: DataInfo,
-    metrics: measure.Metrics,
-    cost: Cost,
+    metrics: Metrics,
+    budget: Budget,
     loggers: list[Logger],
+    more_cost: Cost | None = None,
     **more: Any,
 ) -> None:
     """Logs the final values and writes the summary, by which the run is complete."""
     config = run.config
     values = {name: metric["value"] for name, metric in metrics.items()}
-    log_values(loggers, values)
+    log_values(loggers, {**values, "cost/measuring_seconds": budget.measuring.seconds})
     for logger in loggers:
         if isinstance(logger, WandbLogger):
             logger.log_image(key="final", images=[str(run.path / more["samples"])])
@@ -208,7 +210,8 @@ def finish(
             "seed": config["seed"],
             "choices": {"downsampling": config["downsampling"]["name"], **config.get("choices", {})},
             "data": {"name": info.name, "fingerprint": info.fingerprint, "image_size": info.image_size},
-            "cost": asdict(cost),
+            "cost": asdict(budget.cost + (more_cost or Cost())),
+            "cost_measuring": {"seconds": budget.measuring.seconds, "cpu_seconds": budget.measuring.cpu_seconds},
             "cost_autoencoder": None,
             "autoencoder_from": None,
             "metrics": metrics,

@@ -13,12 +13,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
+from ldmlab.metrics.names import ENOUGH_FOR_FRECHET
 from ldmlab.tasks.comparison.runs import Measurement, Run
 
 RECONSTRUCTION, REAL, PREVIEW = "reconstruction", "real", "preview"
-
-ENOUGH_FOR_FRECHET = 5000
-"""Samples from which the Fréchet distance is the headline; below, its bias is larger than what runs differ by."""
 
 Headline = Literal["kid", "frechet"]
 
@@ -113,6 +111,22 @@ class Row:
         # one taken to the very same reference images, where there is one
         return max(floors, key=lambda floor: Yardstick.of(floor) == self.yardstick, default=None)
 
+    def other(self, quantity: str) -> float | None:
+        """Another metric of these images on this yardstick, for example `recall_k5`."""
+        return next((v for name, v in self.others.items() if name == quantity or name.startswith(f"{quantity}_")), None)
+
+    @property
+    def others(self) -> dict[str, float | None]:
+        """What was measured beside the two distances: precision, recall, Inception score, ..."""
+        return {
+            measurement.quantity: _value(measurement)
+            for measurement in self.run.measurements.values()
+            if measurement.detail == self.detail
+            and measurement.split != "speed"
+            and distance_kind(measurement) is None
+            and Yardstick.of(measurement) == self.yardstick
+        }
+
     def speed(self, quantity: str) -> float | None:
         """A measurement of speed for this sampler setting, for example `images_per_s`."""
         return _value(self.run.measurements.get(f"speed/{quantity}@{self.detail}"))
@@ -152,7 +166,8 @@ class Row:
             "frechet_samples": self.frechet.samples if self.frechet else None,
             **floors,
             **{key: _value(run.measured(f"recon_{key}")) for key in ("psnr", "ssim")},
-            **{key: self.speed(key) for key in ("images_per_s", "latency_s", "decode_images_per_s", "peak_memory_mb")},
+            **{key: self.speed(key) for key in ("images_per_s", "latency_s", "decoder_images_per_s", "peak_memory_mb")},
+            "others": self.others,
             "cpu_minutes": self.cpu_minutes,
             "autoencoder_cost_unknown": run.autoencoder_cost_unknown,
             "cost": run.cost,

@@ -24,7 +24,10 @@ from ldmlab.tasks.comparison.rows import (
 from ldmlab.tasks.comparison.runs import Measurement, Run
 
 ABSENT = "–"
-CONDITIONS = ("device", "hardware", "cpu", "threads", "batch_size", "precision", "dtype")
+PAIRS = (("precision", "recall"), ("density", "coverage"))
+"""Fidelity and diversity, of 5 neighbours."""
+
+CONDITIONS = ("device", "threads", "dtype", "torch")
 """Keys of a speed manifest that make two speeds incomparable when they differ."""
 
 
@@ -223,6 +226,7 @@ def _diffusion_columns(rows: list[Row], headline: Headline | None) -> list[Colum
         *_distance_columns(rows, headline),
         *(_floor_column(kind, unit, detail) for detail in _FLOORS),
         *(_floor_column("frechet", "FD", detail) for detail in _FLOORS if kind == "kid"),
+        *(_pair_column(*names) for names in PAIRS if any(row.other(f"{names[0]}_k5") is not None for row in rows)),
         Column(
             "images/s",
             lambda row: number(row.speed("images_per_s")),
@@ -302,6 +306,17 @@ def _frechet_column(quantity: str, samples: int | None) -> Column:
         "lower",
         "Fréchet distance; biased by N, so comparable within this column only.",
     )
+
+
+def _pair_column(fidelity: str, diversity: str) -> Column:
+    """Two of the four metrics of neighbours, which say little apart: fidelity alone rises under blur."""
+
+    def text(row: Row) -> str:
+        pair = [row.other(f"{name}_k5") for name in (fidelity, diversity)]
+        return ABSENT if None in pair else " / ".join(number(value, 2) for value in pair)
+
+    meaning = f"{fidelity.capitalize()} and {diversity} of 5 neighbours; both depend on N."
+    return Column(f"{fidelity} / {diversity}", text, meaning=meaning, secondary=True)
 
 
 def _floor(row: Row, kind: Headline, detail: str) -> str:

@@ -1,0 +1,272 @@
+"""Which real images a run is compared with, and how: one reference for everything that the run measures."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ldmlab.data.cache_folder import new_folder
+from ldmlab.data.loader import in_order, random_subset
+from ldmlab.errors import UserError
+from ldmlab.metrics import processes
+from ldmlab.metrics.clip_score import CLIPScore
+from ldmlab.metrics.extractors import FeatureExtractor, Features, check_judge, to_uint8
+from ldmlab.metrics.names import LEAST_SAMPLES
+from ldmlab.metrics.reconstruction import LPIPS
+from ldmlab.metrics.references import Reference, read_npz
+from ldmlab.metrics.suite import compare_with
+from ldmlab.tasks import build
+from ldmlab.types import Batch, ImageData, ImageSource
+
+Config = dict[str, Any]
+
+Track = Callable[[Iterable[Any], int, str], Iterable[Any]]
+"""(iterable, length, title) -> the same iterable, its progress shown."""
+
+Metrics = dict[str, dict[str, Any]]
+"""{name: {"value", "standard_error" (optional), "manifest"}}, as summary.json holds them."""
+
+EXTRACTION_BATCH = 64
+
+
+@dataclass
+class Quality:
+    """What distances are taken to, and with which eyes.
+
+    `rows` are N images of `split`: generated images get their conditions, reconstructions are made of them. The
+    reference are these and further ones of the split, `reference_rows`, or else the file `reference_file`. `floor_rows`
+    are N further real images, disjoint from the reference: their distance, and that of their reconstructions, are the
+    floors that generated images cannot go below.
+    """
+
+    data: ImageData
+    extractor: FeatureExtractor
+    cache_dir: Path
+    device: torch.device
+    seed: int
+    split: str
+    rows: tuple[int, ...]
+    reference_rows: tuple[int, ...]
+    floor_split: str
+    floor_rows: tuple[int, ...]
+    wanted: tuple[str, ...]
+    reference_file: Path | None = None
+    lpips: LPIPS | None = None
+    clip_score: CLIPScore | None = None
+
+    @classmethod
+    def choose(
+        cls,
+        data: ImageData,
+        extractor: FeatureExtractor,
+        cache_dir: Path,
+        device: torch.device,
+        samples: int,
+        split: str,
+        seed: int,
+        wanted: Sequence[str],
+        reference_samples: int | str | None = None,
+        **others: Any,
+    ) -> Quality:
+        """Draws the images at random from `split`; the floor's from what is left of it, or else from the other split.
+
+        N is `samples`, or all images of the split if it has fewer; the reference has N images too unless
+        `reference_samples` is another number, or "all".
+        """
+        length = len(data.split(split))
+        n = min(samples, length)
+        if n < LEAST_SAMPLES:
+            raise UserError(
+                f"metrics: the {split} split has {length} images, measuring needs {LEAST_SAMPLES} or more: "
+                "hold out more of the data with data.val_fraction, or add images"
+            )
+        m = length if reference_samples == "all" else min(int(reference_samples or n), length)
+        order = random_subset(length, length, seed)
+        if length >= max(n, m) + n:
+            floor_split, floor_rows = split, order[max(n, m) : max(n, m) + n]
+        else:
+            floor_split = "train" if split == "val" else "val"
+            floor_rows = random_subset(len(data.split(floor_split)), n, seed)
+        return cls(
+            data, extractor, cache_dir, device, seed, split, tuple(order[:n]), tuple(order[:m]), floor_split,
+            tuple(floor_rows), tuple(wanted), **others,
+        )  # fmt: skip
+
+    def fewer(self, samples: int, wanted: Sequence[str]) -> Quality:
+        """The same with the first `samples` images only and fewer distances, for a cheap look."""
+        few = copy.copy(self)
+        few.__dict__.pop("_reference", None)
+        few.rows, few.floor_rows = self.rows[:samples], self.floor_rows[:samples]
+        few.reference_rows = self.reference_rows[:samples]
+        few.wanted, few.clip_score = tuple(wanted), None
+        return few
+
+    @property
+    def samples(self) -> int:
+        """N."""
+        return len(self.rows)
+
+    @property
+    def prefix(self) -> str:
+        """What the names of distances begin with: the split, or the reference file's name."""
+        return self.reference_file.stem if self.reference_file else self.split
+
+    def refuse(self, trained_against: Sequence[str]) -> None:
+        """Raises UserError if a network that judges is among those, by SHA-256, that the run was trained against."""
+        judges = {"features": self.extractor, "lpips": self.lpips, "clip_score": self.clip_score}
+        for name, judge in judges.items():
+            if judge is not None:
+                check_judge(f"metrics.{name}", judge.hash, trained_against)
+
+    def conditions(self, rows: Sequence[int]) -> Batch:
+        """What the data says of images `rows` (positions among the N), without the images."""
+        batch = self.data.split(self.split).__getitems__([self.rows[row] for row in rows])
+        return to_device({key: value for key, value in batch.items() if key != "image"}, self.device)
+
+    def features(self, images: Iterable[Tensor]) -> Features:
+        """Features of batches of images in [-1, 1]."""
+        return Features.cat([self.extractor(to_uint8(batch)).to("cpu") for batch in images])
+
+    def reference(self, track: Track) -> Reference:
+        """The reference as the extractor sees it, made once and kept on disk."""
+        if "_reference" not in self.__dict__:
+            self.__dict__["_reference"] = self._make_reference(track)
+        return self.__dict__["_reference"]
+
+    def _make_reference(self, track: Track) -> Reference:
+        if self.reference_file is not None:
+            return read_npz(self.reference_file, self.extractor)
+        features = self._real_features(self.split, self.reference_rows, track)
+        title = f"{self.data.info.name}/{self.split}"
+        return Reference(title, len(features), self._key(self.split, self.reference_rows), features)
+
+    def floor_features(self, track: Track) -> Features:
+        """Features of the further real images, made once and kept on disk."""
+        return self._real_features(self.floor_split, self.floor_rows, track)
+
+    @cached_property
+    def reference_folder(self) -> Path:
+        """Where the reference's features are kept."""
+        return self._folder(self.split, self.reference_rows)
+
+    def _folder(self, split: str, rows: Sequence[int]) -> Path:
+        return self.cache_dir / "reference" / self._key(split, rows)
+
+    def _real_features(self, split: str, rows: Sequence[int], track: Track) -> Features:
+        folder = self._folder(split, rows)
+        if not processes.agreed(folder.exists()):
+            title = f"features of {len(rows):,} real images ({split})"
+            features = self.features_of_rows(self.data.split(split), rows, track, title)
+            if processes.rank() == 0:
+                self._keep(folder, split, features)
+            processes.wait()
+        kept = torch.load(folder / "features.pt", weights_only=True)
+        return Features(kept["pooled"], kept["spatial"])
+
+    def _keep(self, folder: Path, split: str, features: Features) -> None:
+        tensors = {"pooled": features.pooled, "spatial": features.spatial}
+        nbytes = sum(4 * tensor.numel() for tensor in tensors.values() if tensor is not None)
+        manifest = {
+            "data": self.data.info.name,
+            "data_fingerprint": self.data.info.fingerprint,
+            "image_size": self.data.info.image_size,
+            "split": split,
+            "samples": len(features),
+            "seed": self.seed,
+            **self.extractor.manifest(),
+        }
+        with new_folder(folder, nbytes=nbytes) as building:
+            torch.save(tensors, building / "features.pt")
+            (building / "reference.json").write_text(json.dumps(manifest, indent=1))
+
+    def features_of_rows(
+        self,
+        source: ImageSource,
+        rows: Sequence[int],
+        track: Track,
+        title: str,
+        change: Callable[[Tensor], Tensor] = lambda images: images,
+    ) -> Features:
+        """Features of images `rows` of a source, after `change`; processes share the work."""
+        own = [rows[place] for place in processes.share(len(rows))]
+        batches = in_order(source, own, EXTRACTION_BATCH)
+        count = -(-len(own) // EXTRACTION_BATCH)
+        images = (change(batch["image"].to(self.device)) for batch in track(batches, count, title))
+        return gather(self.features(images), len(rows))
+
+    def _key(self, split: str, rows: Sequence[int]) -> str:
+        parts = [self.data.info.fingerprint, split, list(rows), self.extractor.manifest()]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
+    def compare(self, features: Features, detail: str, manifest: Config, track: Track) -> Metrics:
+        """All distances wanted of features to the reference, named `…@detail`."""
+        reference = self.reference(track)
+        manifest = {**self.manifest(track), "samples": len(features), **manifest}
+        found: Metrics = {}
+        for name, measured in compare_with(reference, features, self.extractor, self.wanted).items():
+            error = {} if measured.standard_error is None else {"standard_error": measured.standard_error}
+            manifest_here = {**manifest, **measured.how}
+            found[f"{self.prefix}/{name}@{detail}"] = {"value": measured.value, **error, "manifest": manifest_here}
+        return found
+
+    def manifest(self, track: Track) -> Config:
+        """How distances are taken."""
+        reference = self.reference(track)
+        return {
+            **self.extractor.manifest(),
+            "reference": reference.title,
+            "reference_samples": reference.samples,
+            "reference_seed": None if self.reference_file else self.seed,
+            "reference_hash": reference.hash,
+            "data_fingerprint": self.data.info.fingerprint,
+            "torch": torch.__version__,
+        }
+
+
+def gather(features: Features, count: int) -> Features:
+    """The features of all `count` images, from every process's own."""
+    spatial = None if features.spatial is None else processes.gather_rows(features.spatial, count)
+    return Features(processes.gather_rows(features.pooled, count), spatial)
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """A batch with its tensors on `device`."""
+    return {key: value.to(device) if isinstance(value, Tensor) else value for key, value in batch.items()}
+
+
+def quality_of(config: Config, data: ImageData, device: torch.device) -> Quality:
+    """What distances are measured with in a run whose `metrics` are those of `config`."""
+    metrics = config["metrics"]
+    extractor = build_extractor(config, data.info.image_size, device)
+    lpips = None if metrics["lpips"] is None else LPIPS(metrics["lpips"])
+    if lpips is not None:
+        one = torch.zeros(1, 3, data.info.image_size, data.info.image_size, device=device)
+        build.try_out("metrics.lpips", lambda: lpips(one, one))
+    clip_score = None
+    if metrics["clip_score"] is not None:
+        if not data.info.has_captions:
+            raise UserError(f"metrics.clip_score: data '{data.info.name}' has no captions to compare images with")
+        clip_score = CLIPScore(metrics["clip_score"])
+    return Quality.choose(
+        data, extractor, Path(config["cache_dir"]), device, metrics["samples"], metrics["reference_split"],
+        metrics["seed"], metrics["distances"], metrics["reference_samples"],
+        reference_file=None if metrics["reference"] is None else Path(metrics["reference"]),
+        lpips=lpips, clip_score=clip_score,
+    )  # fmt: skip
+
+
+def build_extractor(config: Config, image_size: int, device: torch.device) -> FeatureExtractor:
+    """The extractor of a run, tried out on an image of its size."""
+    extractor = build.build(config["metrics"]["features"], "metrics.features").to(device)
+    one = torch.zeros(1, 3, image_size, image_size, dtype=torch.uint8, device=device)
+    build.try_out("metrics.features", lambda: extractor(one))
+    return extractor

@@ -1,0 +1,45 @@
+"""What a run is measured with, written down so that it can be measured again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ldmlab.metrics import processes
+from ldmlab.modules.model import ConditionalDenoiser, LatentDiffusion
+from ldmlab.tasks import build, measure
+from ldmlab.tasks.console import track
+from ldmlab.tasks.measure_speed import measure_speed
+from ldmlab.tasks.quality import Metrics, Quality
+
+Config = dict[str, Any]
+
+
+def recipe_of(config: Config, suffix: str = "") -> Config:
+    """The settings that a measurement depends on, beside model and data; `suffix` is that of the metrics' names."""
+    keys = ("metrics", "sampler", "guidance")
+    return {**{key: config[key] for key in keys if key in config}, "suffix": suffix}
+
+
+def measure_diffusion(
+    model: LatentDiffusion,
+    network: ConditionalDenoiser,
+    quality: Quality,
+    recipe: Config,
+    description: Config,
+    detail: str,
+) -> Metrics:
+    """Quality, and speed where it is asked for, of one setting of sampler and guidance."""
+    settings = recipe["metrics"]
+    sampler, guidance = build.build_sampler(recipe), build.build_guidance(recipe)
+    metrics = measure.measure_generation(
+        model, network, quality, sampler, guidance, description, detail, track,
+        settings["sampling_batch"], settings["seed"],
+    )  # fmt: skip
+    # one process alone, while the others wait: the speed of one device, not of several that share a machine
+    if settings["speed_repeats"] and processes.rank() == 0:
+        metrics |= measure_speed(
+            model, network, quality, sampler, guidance, description, detail,
+            settings["speed_repeats"], settings["speed_batch"], settings["seed"],
+        )  # fmt: skip
+    processes.wait()
+    return metrics

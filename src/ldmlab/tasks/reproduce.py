@@ -1,0 +1,75 @@
+"""`ldmlab evaluate --reproduce runs/…/summary.json`: every number of a run measured again, beside what was written."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from ldmlab.errors import UserError
+from ldmlab.metrics import processes
+from ldmlab.tasks.console import say, say_table
+from ldmlab.tasks.evaluate import Trained
+from ldmlab.tasks.quality import Metrics
+from ldmlab.tasks.run import read_run
+
+Config = dict[str, Any]
+
+TOLERANCE = 1e-3
+"""Relative difference that another machine, another version of torch or another batch size may make."""
+
+COUNTS = ("precision", "recall", "density", "coverage")
+"""Metrics that count images, and so move in steps of one over their number."""
+
+
+def reproduce(config: Config) -> Config:
+    """Measures all settings of a run's summary once more and shows both values of each; the run is left as it is.
+
+    Speeds are shown and not judged: they belong to a machine.
+
+    Raises:
+        UserError: a value differs by more than `TOLERANCE` of it, a tenth of its standard error, and three images.
+    """
+    path = Path(config["reproduce"])
+    run = read_run(path.parent if path.name == "summary.json" else path, None, "reproduce")
+    recorded = run.summary or {}
+    if not recorded.get("measured"):
+        raise UserError(f"reproduce: {run}/summary.json does not say how it was measured; it is of an older version")
+    with processes.from_environment():
+        trained = Trained.load(run, config["data_path"], config["cache_dir"])
+        again: Metrics = {}
+        for recipe in recorded["measured"].values():
+            _, metrics, floors, _ = trained.measure(recipe, {})
+            again |= metrics | floors
+        if processes.rank() != 0:
+            return {"metrics": again}
+    show(recorded["metrics"], again)
+    judged = {name for name in again if not name.startswith("speed/") and name in recorded["metrics"]}
+    different = sorted(name for name in judged if not agrees(name, recorded["metrics"][name], again[name]))
+    if different:
+        raise UserError(f"reproduce: {len(different)} of {len(judged)} values are not as recorded: {different[0]}, ...")
+    equal = sum(recorded["metrics"][name]["value"] == again[name]["value"] for name in judged)
+    say(f"{run}: {len(judged)} values reproduced, {equal} of them to the last digit")
+    return {"metrics": again}
+
+
+def agrees(name: str, recorded: Config, again: Config) -> bool:
+    """Whether two measurements of the same are the same but for rounding."""
+    before, after = recorded["value"], again["value"]
+    if before == after or (math.isnan(before) and math.isnan(after)):
+        return True
+    least = max(TOLERANCE * abs(before), 0.1 * recorded.get("standard_error", 0.0))
+    if name.partition("/")[2].startswith(COUNTS):
+        least = max(least, 3 / recorded["manifest"]["samples"])
+    return abs(after - before) <= least
+
+
+def show(recorded: Metrics, again: Metrics) -> None:
+    """A table of both values, and by how much they differ."""
+    rows = []
+    for name, metric in again.items():
+        if name in recorded:
+            before, after = recorded[name]["value"], metric["value"]
+            difference = "0" if before == after else f"{(after - before) / abs(before):+.1e}" if before else "was 0"
+            rows.append((name, f"{before:.10g}", f"{after:.10g}", difference))
+    say_table(("metric", "recorded", "again", "difference"), rows)

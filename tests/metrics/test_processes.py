@@ -1,0 +1,51 @@
+"""Work shared among processes: two real ones, that talk by gloo."""
+
+import pytest
+import torch
+import torch.multiprocessing as multiprocessing
+
+from ldmlab.metrics import processes
+
+
+def in_two_processes(target, folder):
+    """Runs target(rank, folder) in two processes of one group."""
+    multiprocessing.spawn(_joined, (target, str(folder)), nprocs=2)
+
+
+def _joined(rank, target, folder):
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    try:
+        target(rank, folder)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def gather_all(rank, folder):
+    for count in (1, 2, 7, 8):
+        own = torch.tensor([[10.0 * row, rank] for row in processes.share(count)]).reshape(-1, 2)
+        rows = processes.gather_rows(own, count)
+        assert rows[:, 0].tolist() == [10.0 * row for row in range(count)]  # each once, in order
+        assert rows[:, 1].tolist() == [row % 2 for row in range(count)]
+    assert processes.agreed(rank == 0) is True
+    assert processes.agreed(rank == 1) is False
+    processes.wait()
+
+
+@pytest.mark.slow
+def test_two_processes_share_rows_without_duplicates_or_gaps(tmp_path):
+    in_two_processes(gather_all, tmp_path)
+
+
+def test_one_process_has_all_rows_and_decides_for_itself():
+    assert list(processes.share(5)) == [0, 1, 2, 3, 4]
+    rows = torch.arange(6.0).reshape(3, 2)
+    assert torch.equal(processes.gather_rows(rows, 3), rows)
+    assert processes.agreed(True)
+    processes.wait()
+
+
+def test_without_torchrun_no_group_is_made(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with processes.from_environment():
+        assert not torch.distributed.is_initialized()
