@@ -8,7 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from ldmlab.metrics.checked import checked
+from ldmlab.metrics.checked import TILE, checked
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,12 @@ class Gaussian:
     def fitted(cls, features: Tensor) -> Gaussian:
         """Mean and unbiased covariance of features (N, D); raises `UserError` for fewer than two, or for NaN."""
         features = checked(features, at_least=2)
-        return cls(features.mean(0), torch.cov(features.T).reshape(features.shape[1], -1))
+        mean = torch.stack([part.double().sum(0) for part in features.split(TILE)]).sum(0) / len(features)
+        covariance = mean.new_zeros(len(mean), len(mean))
+        for part in features.split(TILE):
+            centred = part.double() - mean
+            covariance.addmm_(centred.T, centred)
+        return cls(mean, covariance / (len(features) - 1))
 
     @cached_property
     def factor(self) -> Tensor:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
+import torch
 from torch import Tensor
 
 from ldmlab.metrics.checked import TILE, checked
@@ -69,11 +71,12 @@ class _KernelSums:
 
 
 def _kernel(a: Tensor, b: Tensor) -> Tensor:
-    return (a @ b.T / a.shape[1] + 1) ** 3
+    return (a.double() @ b.double().T / a.shape[1] + 1) ** 3
 
 
 def _sums_across(a: Tensor, b: Tensor) -> _KernelSums:
-    sums = _KernelSums(a.new_zeros(len(a)), b.new_zeros(len(b)), a.new_zeros(()))
+    zeros = partial(torch.zeros, dtype=torch.float64, device=a.device)
+    sums = _KernelSums(zeros(len(a)), zeros(len(b)), zeros(()))
     for i in range(0, len(a), TILE):
         for j in range(0, len(b), TILE):
             tile = _kernel(a[i : i + TILE], b[j : j + TILE])
@@ -85,7 +88,8 @@ def _sums_across(a: Tensor, b: Tensor) -> _KernelSums:
 
 def _sums_within(a: Tensor) -> _KernelSums:
     """Sums over pairs of different images; the matrix is symmetric, so half of its tiles are computed."""
-    rows, squares = a.new_zeros(len(a)), a.new_zeros(())
+    zeros = partial(torch.zeros, dtype=torch.float64, device=a.device)
+    rows, squares = zeros(len(a)), zeros(())
     for i in range(0, len(a), TILE):
         for j in range(i, len(a), TILE):
             tile = _kernel(a[i : i + TILE], a[j : j + TILE])

@@ -39,13 +39,13 @@ def precision_recall_density_coverage(
     least = max(ks) + 1
     real, generated = checked(real, at_least=least), checked(generated, at_least=least)
     real_radii, generated_radii = neighbour_radii(real, ks), neighbour_radii(generated, ks)
-    balls_around = real.new_zeros(len(ks), len(generated))
+    balls_around = torch.zeros(len(ks), len(generated), dtype=torch.float64, device=real.device)
     recalled = torch.zeros(len(ks), len(real), dtype=torch.bool, device=real.device)
     covered = torch.zeros_like(recalled)
     for i in range(0, len(real), TILE):
         for j in range(0, len(generated), TILE):
             rows, columns = slice(i, i + TILE), slice(j, j + TILE)
-            distances = torch.cdist(real[rows], generated[columns])
+            distances = torch.cdist(real[rows].double(), generated[columns].double())
             for index in range(len(ks)):
                 in_real_ball = distances <= real_radii[index, rows, None]
                 balls_around[index, columns] += in_real_ball.sum(0)
@@ -67,9 +67,9 @@ def neighbour_radii(features: Tensor, ks: Sequence[int]) -> Tensor:
     most = max(ks) + 1  # one more than k: each row is its own nearest neighbour
     radii = []
     for rows in features.split(TILE):
-        nearest = features.new_empty(len(rows), 0)
+        nearest = torch.empty(len(rows), 0, dtype=torch.float64, device=features.device)
         for columns in features.split(TILE):
-            candidates = torch.cat([nearest, torch.cdist(rows, columns)], 1)
+            candidates = torch.cat([nearest, torch.cdist(rows.double(), columns.double())], 1)
             nearest = candidates.topk(min(most, candidates.shape[1]), largest=False, sorted=True).values
         radii.append(nearest[:, list(ks)])
     return torch.cat(radii).T

@@ -136,7 +136,9 @@ def measure_generation(
         if quality.clip_score is not None:
             scores.append(quality.clip_score(to_uint8(samples.images), conditions["caption"]).cpu())
     manifest = {**description, "nfe": evaluations, "seed": seed, "ema": True, "sampling_batch": sampling_batch}
-    metrics = quality.compare(gather(Features.cat(features), quality.samples), detail, manifest, track)
+    every = gather(Features.cat(features), quality.samples)
+    features.clear()
+    metrics = quality.compare(every, detail, manifest, track)
     if quality.clip_score is not None:
         told = {"model": quality.clip_score.model, "weights_sha256": quality.clip_score.hash}
         values = processes.gather_rows(torch.cat(scores).double(), quality.samples)

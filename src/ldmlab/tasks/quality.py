@@ -168,6 +168,7 @@ class Quality:
             features = self.features_of_rows(self.data.split(split), rows, track, title)
             if processes.rank() == 0:
                 self._keep(folder, split, features)
+            del features
             processes.wait()
         kept = torch.load(folder / "features.pt", weights_only=True)
         return Features(kept["pooled"], kept["spatial"])

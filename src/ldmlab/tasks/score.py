@@ -53,11 +53,13 @@ def score(config: Config) -> Metrics:
             raise UserError("metrics.clip_score: these images have no captions; leave it out")
         own = [rows[place] for place in processes.share(len(rows))]
         starts = range(0, len(own), EXTRACTION_BATCH)
-        parts = [
-            quality.extractor(images.read(own[start : start + EXTRACTION_BATCH])).to("cpu")
-            for start in track(starts, len(starts), f"features of {len(rows):,} images")
-        ]
-        features = gather(Features.cat(parts), len(rows))
+        own_features = Features.cat(
+            [
+                quality.extractor(images.read(own[start : start + EXTRACTION_BATCH])).to("cpu")
+                for start in track(starts, len(starts), f"features of {len(rows):,} images")
+            ]
+        )
+        features = gather(own_features, len(rows))
         metrics = quality.compare(features, "images", {"images": str(config["images"])}, track)
         metrics |= measure.measure_real(quality, track)
         if processes.rank() == 0:
