@@ -52,6 +52,10 @@ compare: $(READY)  ## table, plots and page: make compare ARGS=runs/demo
 test: $(READY)  ## all tests
 	$(BIN)/pytest $(ARGS)
 
+.PHONY: bench
+bench: $(READY)  ## what each metric sees, on shapes; others: make bench ARGS="data=cifar10 metrics.samples=5000"
+	$(BIN)/python benchmarks/metrics.py $(ARGS)
+
 .PHONY: lint
 lint: $(READY)  ## style and types
 	$(BIN)/ruff check .

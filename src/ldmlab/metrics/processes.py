@@ -48,7 +48,8 @@ def gather_rows(own: Tensor, count: int) -> Tensor:
     if world_size() == 1:
         return own
     longest = -(-count // world_size())
-    device = own.device if dist.get_backend() == "nccl" else torch.device("cpu")
+    on_gpus = dist.get_backend() == "nccl"
+    device = torch.device("cuda", torch.cuda.current_device()) if on_gpus else torch.device("cpu")
     padded = torch.zeros(longest, *own.shape[1:], dtype=own.dtype, device=device)
     padded[: len(own)] = own.to(device)
     parts = [torch.empty_like(padded) for _ in range(world_size())]

@@ -10,8 +10,10 @@ def run_task(command: str, config: dict[str, Any], overrides: list[str]) -> floa
 
     Cheap checks come before the import of the task, which loads torch.
     """
+    from ldmlab.memory import keep_freed_memory
     from ldmlab.tasks import checks
 
+    keep_freed_memory()
     if command == "train-vae":
         checks.check_vae(config)
         from ldmlab.tasks.train_vae import train_vae

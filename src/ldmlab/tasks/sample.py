@@ -21,6 +21,8 @@ from ldmlab.types import Batch
 
 Config = dict[str, Any]
 
+GRID_IMAGES = 64  # a grid of thousands takes longer to write than to draw, and nobody looks at it
+
 
 def with_overrides(trained: Config, asked: Config) -> Config:
     """A sampler or guidance config: another one if `asked` names it, else the trained one with what `asked` sets."""
@@ -81,13 +83,13 @@ def sample(config: Config) -> Path:
     folder = Path(config["output"]) if config["output"] else run.samples / f"{name}-seed{config['seed']}-{detail}"
     folder.mkdir(parents=True, exist_ok=True)
     size = info.image_size // model.autoencoder.downsampling_factor
-    images: list[Tensor] = []
+    shown: list[Tensor] = []
     starts = range(0, config["n"], config["batch_size"])
     for start in track(starts, len(starts), f"sampling {config['n']} images"):
         rows = range(start, min(start + config["batch_size"], config["n"]))
         conditions: Batch = {} if labels is None else {"label": torch.tensor([labels[i] for i in rows], device=device)}
         seeds = [measure.seed_of(config["seed"], row) for row in rows]
-        drawn = model.sample(conditions, seeds, size, sampler, guidance).images.cpu()
+        drawn = to_uint8(model.sample(conditions, seeds, size, sampler, guidance).images).cpu()
         for row, image in zip(rows, drawn, strict=True):
             making = {
                 "run": str(run),
@@ -98,14 +100,15 @@ def sample(config: Config) -> Path:
                 "guidance": guidance_config,
             }
             save_png(image, folder / f"{row:05d}.png", making)
-        images.append(drawn)
-    save_grid(torch.cat(images), folder / "grid.png", columns=min(8, config["n"]))
-    say(f"{config['n']} images in {folder}, together in {folder / 'grid.png'}")
+        shown += drawn[: GRID_IMAGES - len(shown)]
+    save_grid(torch.stack(shown) / 127.5 - 1, folder / "grid.png", columns=min(8, config["n"]))
+    together = "together" if config["n"] <= GRID_IMAGES else f"the first {GRID_IMAGES} together"
+    say(f"{config['n']} images in {folder}, {together} in {folder / 'grid.png'}")
     return folder
 
 
 def save_png(image: Tensor, path: Path, making: Config) -> None:
-    """An image (3, H, W) in [-1, 1] as a PNG that says how it was made."""
+    """An image uint8 (3, H, W) as a PNG that says how it was made."""
     text = PngInfo()
     text.add_itxt("ldmlab", json.dumps(making))
-    Image.fromarray(to_uint8(image[None])[0].permute(1, 2, 0).numpy()).save(path, pnginfo=text)
+    Image.fromarray(image.permute(1, 2, 0).numpy()).save(path, pnginfo=text)
