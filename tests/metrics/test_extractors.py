@@ -178,7 +178,9 @@ def test_inception_is_torch_fidelitys_network_under_the_plain_names(tmp_path, mo
     reference.Mixed_6d.register_forward_hook(lambda module, inputs, output: seen.update(x=inputs[0]))
     reference(x)
     expected = reference.Mixed_6d.branch1x1(seen["x"])[:, :7]
-    torch.testing.assert_close(features.spatial, expected.flatten(1))
+    torch.testing.assert_close(
+        features.spatial, expected.permute(0, 2, 3, 1).flatten(1)
+    )  # as ADM: rows, columns, channels
 
 
 def test_a_network_that_the_loss_was_trained_against_is_no_judge():

@@ -13,6 +13,7 @@ def test_score_counts_the_classes_that_are_told_apart():
     assert inception_score(torch.zeros(100, 8)).value == pytest.approx(1)
 
 
+@pytest.mark.filterwarnings("ignore:Metric `InceptionScore` will save")
 def test_score_is_that_of_torchmetrics_and_of_torch_fidelity():
     logits = 2 * torch.randn(500, 10, generator=torch.Generator().manual_seed(0))
     got = inception_score(logits, seed=3)

@@ -55,7 +55,7 @@ def adm_file(path, dimensions=48, count=None, spatial=16):
 
 
 def test_statistics_alone_give_the_frechet_distances_and_nothing_that_needs_images(tmp_path):
-    found = read_npz(adm_file(tmp_path / "set.npz"), Thumbnails())
+    found = read_npz(adm_file(tmp_path / "set.npz"), Thumbnails(), 8)
     assert (found.title, found.samples, found.features) == ("set", None, None)
     assert found.hash == hashlib.sha256((tmp_path / "set.npz").read_bytes()).hexdigest()[:32]
     samples = Thumbnails()(images(50, seed=3))
@@ -69,8 +69,8 @@ def test_statistics_alone_give_the_frechet_distances_and_nothing_that_needs_imag
 def test_images_beside_statistics_serve_what_needs_images_only(tmp_path):
     # ADM's FID is to mu and sigma, its precision and recall to the 10,000 images of the same file
     judge, samples = Thumbnails(), Thumbnails()(images(50, seed=3))
-    both = compare_with(read_npz(adm_file(tmp_path / "both.npz", count=30), judge), samples, judge)
-    alone = compare_with(read_npz(adm_file(tmp_path / "alone.npz"), judge), samples, judge)
+    both = compare_with(read_npz(adm_file(tmp_path / "both.npz", count=30), judge, 8), samples, judge)
+    alone = compare_with(read_npz(adm_file(tmp_path / "alone.npz"), judge, 8), samples, judge)
     assert both["fd_thumbnail_4"].value == alone["fd_thumbnail_4"].value
     from_images = compare_with(reference(30, seed=7), samples, judge)
     for name in ("kid_thumbnail_4", "recall_k3_thumbnail_4"):
@@ -79,34 +79,53 @@ def test_images_beside_statistics_serve_what_needs_images_only(tmp_path):
 
 def test_images_alone_are_a_reference_for_any_extractor(tmp_path):
     np.savez(tmp_path / "images.npz", arr_0=images(30, seed=7).permute(0, 2, 3, 1).numpy())
-    found = read_npz(tmp_path / "images.npz", Thumbnails())
+    found = read_npz(tmp_path / "images.npz", Thumbnails(), 8)
     assert found.samples == 30
     torch.testing.assert_close(found.pooled.mean, reference(30, seed=7).pooled.mean)
 
 
 def test_what_is_written_is_read_again(tmp_path):
     original = reference()
-    original.write_npz(tmp_path / "own.npz", "how")
-    again = read_npz(tmp_path / "own.npz", Thumbnails())
+    manifest = {**Thumbnails().manifest(), "reference": "shapes/val", "reference_samples": 60}
+    path = original.write_npz(tmp_path / "own", manifest)
+    assert path == tmp_path / "own.npz"
+    again = read_npz(path, Thumbnails(), 8)
+    assert (again.samples, again.made_of) == (60, "shapes/val")
     torch.testing.assert_close(again.pooled.covariance, original.pooled.covariance, rtol=0, atol=0)
     torch.testing.assert_close(again.spatial.mean, original.spatial.mean, rtol=0, atol=0)
-    assert str(np.load(tmp_path / "own.npz")["manifest"]) == "how"
+    other = Thumbnails()
+    other.input_size = 8
+    with pytest.raises(UserError, match="was made with input_size 4, this run has 8"):
+        read_npz(path, other, 8)
 
 
 def test_statistics_of_other_features_and_other_files_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"of 2048 features, thumbnail_4 has 48; .* metrics/features=inception"):
-        read_npz(adm_file(tmp_path / "inception.npz", dimensions=2048), Thumbnails())
+        read_npz(adm_file(tmp_path / "inception.npz", dimensions=2048), Thumbnails(), 8)
     np.savez(tmp_path / "other.npz", x=np.zeros(3))
     with pytest.raises(UserError, match="neither statistics"):
-        read_npz(tmp_path / "other.npz", Thumbnails())
+        read_npz(tmp_path / "other.npz", Thumbnails(), 8)
     (tmp_path / "text.npz").write_text("nothing")
     with pytest.raises(UserError, match=r"no readable \.npz"):
-        read_npz(tmp_path / "text.npz", Thumbnails())
+        read_npz(tmp_path / "text.npz", Thumbnails(), 8)
     with pytest.raises(UserError, match="cannot read"):
-        read_npz(tmp_path / "absent.npz", Thumbnails())
+        read_npz(tmp_path / "absent.npz", Thumbnails(), 8)
     np.savez(tmp_path / "shape.npz", mu=np.zeros(48), sigma=np.zeros((48, 4)))
-    with pytest.raises(UserError, match="shape"):
-        read_npz(tmp_path / "shape.npz", Thumbnails())
+    with pytest.raises(UserError, match="no mean and covariance"):
+        read_npz(tmp_path / "shape.npz", Thumbnails(), 8)
+    np.savez(tmp_path / "small.npz", arr_0=images(20).permute(0, 2, 3, 1).numpy())
+    with pytest.raises(UserError, match=r"of 8 x 8 pixels, the data of 16 x 16"):
+        read_npz(tmp_path / "small.npz", Thumbnails(), 16)
+    with pytest.raises(UserError, match="cannot be part of a metric's name"):
+        read_npz(adm_file(tmp_path / "val.npz"), Thumbnails(), 8)
+    for name, content in (("empty", b""), ("cut", (tmp_path / "small.npz").read_bytes()[:300])):
+        (tmp_path / f"{name}.npz").write_bytes(content)
+        with pytest.raises(UserError, match=r"no readable \.npz"):
+            read_npz(tmp_path / f"{name}.npz", Thumbnails(), 8)
+    np.save(tmp_path / "array.npy", np.zeros(3))
+    (tmp_path / "array.npy").rename(tmp_path / "array.npz")
+    with pytest.raises(UserError, match=r"no readable \.npz"):
+        read_npz(tmp_path / "array.npz", Thumbnails(), 8)
 
 
 FOUR = ("precision", "recall", "density", "coverage")

@@ -83,7 +83,7 @@ def test_position_embeddings_are_sampled_with_the_originals_offset():
 
 def test_clip_resizes_as_pillow_does(clip):
     judge = CLIP(str(clip))
-    assert judge.name == "clip_vit32_16"
+    assert judge.name == "clip_vit32_16_64"
     smooth = F.interpolate(images(2, 8).float(), (96, 96), mode="bicubic").clamp(0, 255).to(torch.uint8)
     resized = [Image.fromarray(i.permute(1, 2, 0).numpy()).resize((64, 64), Image.Resampling.BICUBIC) for i in smooth]
     by_pillow = torch.stack([torch.from_numpy(np.array(i)).permute(2, 0, 1) for i in resized])

@@ -1,5 +1,7 @@
 """Quality: which images are compared with which, and what a perfect model would be told."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,8 +11,9 @@ from ldmlab.data.shapes import Shapes
 from ldmlab.errors import UserError
 from ldmlab.metrics.extractors import FeatureExtractor, Features
 from ldmlab.metrics.names import DISTANCES
+from ldmlab.metrics.references import read_npz
 from ldmlab.modules.model import Samples
-from ldmlab.tasks.measure import headline, measure_generation, measure_real, measure_reconstruction, seed_of
+from ldmlab.tasks.measure import floor_of, headline, measure_generation, measure_real, measure_reconstruction, seed_of
 from ldmlab.tasks.quality import Quality
 
 
@@ -71,7 +74,7 @@ def test_features_of_real_images_are_made_once(data, tmp_path):
 def test_a_perfect_autoencoder_has_the_floor_of_real_images(data, tmp_path):
     quality = choose(data, tmp_path, 20)
     real = measure_real(quality, no_track)
-    reconstructed = measure_reconstruction(IdentityAutoencoder(), quality, no_track)
+    reconstructed = measure_reconstruction(IdentityAutoencoder(), quality, no_track, "model")
     for name in ("val/kid_thumbnail_4", "val/fd_thumbnail_4"):
         # uint8 in both; features of whole batches differ by rounding only
         assert reconstructed[f"{name}@reconstruction"]["value"] == pytest.approx(
@@ -122,10 +125,14 @@ def test_a_file_as_reference_names_the_metrics(data, tmp_path):
     images = np.zeros((30, 16, 16, 3), dtype=np.uint8)
     images[:, :, :8] = np.arange(30, dtype=np.uint8)[:, None, None, None]
     np.savez(tmp_path / "published.npz", arr_0=images)
-    quality = choose(data, tmp_path, 20, reference_file=tmp_path / "published.npz")
+    published = read_npz(tmp_path / "published.npz", MeanColours(), 16)
+    quality = choose(data, tmp_path, 20, published=published)
     real = measure_real(quality, no_track)
     assert "published/kid_thumbnail_4@real" in real
-    assert real["published/fd_thumbnail_4@real"]["manifest"]["reference_samples"] == 30
+    told = real["published/fd_thumbnail_4@real"]["manifest"]
+    assert (told["reference_samples"], told["images"]) == (30, "shapes/val")  # nobody knows whether they are disjoint
+    own = replace(published, made_of="shapes/val")
+    assert choose(data, tmp_path, 20, published=own).floor_split == "train"
 
 
 def test_a_judge_that_the_run_was_trained_against_is_refused(data, tmp_path):
@@ -193,19 +200,18 @@ def test_clip_scores_are_of_each_image_with_its_own_caption(data, tmp_path):
     asked = []
 
     class Lengths:
-        model, hash = "lengths", "none"
+        name, hash = "clip_score_lengths", "none"
 
         def __call__(self, images, captions):
             asked.extend(captions)
             return torch.tensor([float(len(caption)) for caption in captions])
 
     quality.clip_score = Lengths()
-    metric = generate(quality, 8)["val/clip_score@x1"]
+    metric = generate(quality, 8)["val/clip_score_lengths@x1"]
     captions = data.split("val").__getitems__(list(quality.rows))["caption"]
     assert asked == captions
     assert metric["value"] == pytest.approx(sum(map(len, captions)) / 20)
     assert metric["standard_error"] > 0
-    assert metric["manifest"]["model"] == "lengths"
 
 
 def test_a_cheap_look_takes_fewer_images_and_fewer_distances(data, tmp_path):
@@ -235,3 +241,20 @@ def test_the_headline_is_kid_below_five_thousand_images_and_frechet_from_there()
         }
         assert headline(metrics, "a").startswith(said)
     assert headline({"val/fd_x@a": entry(20.0, 10)}, "a") == "val/fd_x@a 20.0000 (N = 10)"
+
+
+def test_a_biased_distance_has_no_floor_at_another_number_of_images():
+    metrics = {
+        "val/fd_x@a": entry(20.0, 9000),
+        "val/fd_x@real": entry(5.0, 5000),
+        "val/kid_x@a": entry(0.2, 9000),
+        "val/kid_x@real": entry(0.1, 5000),
+    }
+    assert headline(metrics, "a") == "val/fd_x@a 20.0000 (N = 9,000)"
+    assert floor_of(metrics, "val/fd_x@a") is None
+    assert floor_of(metrics, "val/kid_x@a")["value"] == 0.1
+
+
+def test_too_few_images_for_the_floor_are_said_before_anything_is_measured(tmp_path):
+    with pytest.raises(UserError, match="for the floor of real images"):
+        choose(Shapes(image_size=16, train_images=5, val_images=30), tmp_path, 20)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from ldmlab.autoencoders.base import Autoencoder
+from ldmlab.errors import UserError
 from ldmlab.metrics import speed
 from ldmlab.modules.model import Samples
 from ldmlab.tasks import measure_speed
@@ -55,6 +56,20 @@ def test_warm_ups_do_not_count_and_the_device_has_done_its_work_at_each_reading(
 )
 def test_the_smallest_batch_with_nearly_the_best_throughput_is_taken(rates, largest, best, tried):
     assert speed.best_batch_size(rates.__getitem__, largest) == (best, tried)
+
+
+def test_whole_samplings_that_do_not_fit_are_halved():
+    def sampling(batch_size):
+        def work():
+            if batch_size > 8:
+                raise torch.OutOfMemoryError
+
+        return work
+
+    seconds, batch_size = measure_speed.time_whole(sampling, 32, 3, torch.device("cpu"))
+    assert (len(seconds), batch_size) == (3, 8)
+    with pytest.raises(UserError, match="a single image"):
+        speed.best_batch_size(lambda size: sampling(9)(), 4)
 
 
 def test_a_batch_that_does_not_fit_ends_the_search():
@@ -110,11 +125,16 @@ def measured(monkeypatch):
     clock = Clock(monkeypatch)
     monkeypatch.setattr(measure_speed, "GuidedDenoiser", Guided)
     model = Model(clock)
-    network = SimpleNamespace(conditioner=lambda conditions: clock.work(0.001))
-    network.conditioner = type("Conditioner", (), {"needs": ("label",), "__call__": lambda s, c: clock.work(0.001)})()
-    info = SimpleNamespace(image_size=16)
+    conditioner = type("Conditioner", (), {"needs": ("label",), "__call__": lambda s, c: clock.work(0.001)})()
+    network = SimpleNamespace(conditioner=conditioner)
+    info = SimpleNamespace(image_size=16, fingerprint="data")
+
+    def slow_conditions(rows):
+        clock.work(100)  # reading them from a data set is no part of sampling
+        return {}
+
     quality = SimpleNamespace(
-        device=torch.device("cpu"), data=SimpleNamespace(info=info), samples=10, conditions=lambda rows: {}
+        device=torch.device("cpu"), data=SimpleNamespace(info=info), samples=10, conditions=slow_conditions
     )
     metrics = measure_speed.measure_speed(
         model, network, quality, None, None, {"sampler": "x"}, "x3", repeats=10, largest_batch=64, seed=0

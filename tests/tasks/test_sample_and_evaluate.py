@@ -113,6 +113,9 @@ def summary_of(run):
 
 def test_a_summary_is_reproduced_to_the_last_digit_and_left_as_it_is(copy_of_trained, ldmlab):
     assert ldmlab("evaluate", "from=runs/t/ldm-f4", "sampler=ddim", "sampler.steps=1", "metrics.samples=10") == 0
+    # the same setting with other eyes, and then with fewer distances
+    assert ldmlab("evaluate", "from=runs/t/ldm-f4", "metrics.features.input_size=64") == 0
+    assert ldmlab("evaluate", "from=runs/t/ldm-f4", "metrics.features.input_size=64", "metrics.distances=[kid]") == 0
     text = (copy_of_trained / "ldm-f4" / "summary.json").read_text()
     assert ldmlab("evaluate", "--reproduce", "runs/t/ldm-f4/summary.json") == 0
     (line,) = (line for line in ldmlab.said.err.splitlines() if "reproduced" in line)
@@ -133,6 +136,15 @@ def test_a_number_that_was_not_measured_is_found_out(copy_of_trained, ldmlab):
     assert "val/fd_lite0_32@euler2" in said
 
 
+def test_a_number_that_no_recipe_explains_is_found_out(copy_of_trained, ldmlab):
+    path = copy_of_trained / "ldm-f4" / "summary.json"
+    summary = json.loads(path.read_text())
+    summary["metrics"]["val/fd_lite0_32@euler99"] = summary["metrics"]["val/fd_lite0_32@euler2"]
+    path.write_text(json.dumps(summary))
+    assert "1 of" in (said := ldmlab.error("evaluate", "--reproduce", str(path)))
+    assert "were not measured: val/fd_lite0_32@euler99" in said
+
+
 def test_reproduce_needs_a_summary(ldmlab):
     assert "which summary" in ldmlab.error("evaluate", "--reproduce")
     assert "no such run" in ldmlab.error("evaluate", "--reproduce", "runs/x/summary.json")
@@ -151,25 +163,25 @@ def test_another_batch_size_changes_nothing_but_the_last_digits(copy_of_trained,
 
 
 def test_two_processes_measure_what_one_does(copy_of_trained, ldmlab):
-    run = copy_of_trained / "ldm-f4"
-    before = summary_of(run)["metrics"]
-    shutil.rmtree(ldmlab.folder / "runs/.cache/reference", ignore_errors=True)  # both processes make it together
+    """A sweep of two settings, in two processes that make the reference together, and in one alone."""
+    one, two = copy_of_trained / "ldm-f4", copy_of_trained / "two"
+    shutil.copytree(one, two)
+    asked = ["metrics.samples=11", "sampler.steps=1,2", "-m"]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "ldmlab"]
     done = subprocess.run(
-        [*command, "evaluate", "from=runs/t/ldm-f4", "metrics.samples=11", "metrics.seed=0"],
+        [*command, "evaluate", "from=runs/t/two", "cache_dir=fresh", *asked],
         cwd=ldmlab.folder, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("real against real") == 1  # one of them speaks
-    two = summary_of(run)["metrics"]
-    assert ldmlab("evaluate", "from=runs/t/ldm-f4", "metrics.samples=11", "metrics.seed=0") == 0
-    one = summary_of(run)["metrics"]
-    names = [name for name in one if "n11-seed0" in name and not name.startswith("speed/")]
-    assert len(names) > 25
-    assert before.keys() < two.keys() == one.keys()
+    assert done.stderr.count("real against real") == 2  # one of them speaks, once for each setting
+    assert ldmlab("evaluate", "from=runs/t/ldm-f4", *asked) == 0
+    by_one, by_two = summary_of(one)["metrics"], summary_of(two)["metrics"]
+    assert by_one.keys() == by_two.keys()
+    names = [name for name in by_one if "n11-seed0" in name and not name.startswith("speed/")]
+    assert len(names) > 45
     for name in names:
-        assert one[name]["manifest"]["samples"] == 11
-        assert two[name]["value"] == pytest.approx(one[name]["value"], rel=1e-3, abs=1e-5), name
+        assert by_two[name]["manifest"]["samples"] == 11
+        assert by_two[name]["value"] == pytest.approx(by_one[name]["value"], rel=1e-3, abs=1e-5), name
 
 
 def test_an_autoencoder_is_evaluated_too(copy_of_trained, ldmlab):
@@ -197,6 +209,7 @@ def test_the_network_of_the_loss_is_refused_as_judge(copy_of_trained, ldmlab, na
     ("option", "said"),
     [
         ("metrics/features=inception", "weights of Inception-v3"),
+        ("metrics.features=inception", "metrics/features=inception"),
         ("metrics.distances=[kid,fod]", "there is no fod"),
         ("metrics.distances=[prdc]", "kid or fd must be among them"),
         ("metrics.reference_samples=some", "all, null or a number"),
@@ -256,6 +269,15 @@ def test_images_that_cannot_be_scored_end_in_one_line(ldmlab):
     assert "24 x 24 pixels, the data 16 x 16" in ldmlab.error("score", "images=drawn", "data.image_size=16")
     (folder / "0.png").write_text("no image")
     assert "0.png cannot be read" in ldmlab.error("score", "images=drawn", "data.image_size=24")
+    (ldmlab.folder / "cut.npz").write_bytes(b"PK")
+    assert "no readable .npz" in ldmlab.error("score", "images=cut.npz")
+    np.savez(ldmlab.folder / "other.npz", x=np.zeros(3))
+    assert "there is no arr_0" in ldmlab.error("score", "images=other.npz")
+
+
+@pytest.mark.parametrize("setting", ["metrics.samples=null", "metrics.seed=null"])
+def test_what_a_reference_needs_may_not_be_null(ldmlab, setting):
+    assert setting.split("=")[0] in ldmlab.error("reference", setting)
 
 
 def test_reference_makes_what_runs_find_and_writes_what_others_read(copy_of_trained, ldmlab):
@@ -274,10 +296,13 @@ def test_reference_makes_what_runs_find_and_writes_what_others_read(copy_of_trai
     whole = ["metrics.reference_samples=all", "cache_dir=cache"]
     assert ldmlab("evaluate", "from=runs/t/ldm-f4", *whole) == 0
     assert ldmlab("evaluate", "from=runs/t/ldm-f4", "metrics.reference=shapes.npz") == 0
+    assert "made with extractor lite0_32, this run has lite0_64" in ldmlab.error(
+        "evaluate", "from=runs/t/ldm-f4", "metrics.reference=shapes.npz", "metrics.features.input_size=64"
+    )
     metrics = summary_of(copy_of_trained / "ldm-f4")["metrics"]
     from_file = metrics["shapes/fd_lite0_32@euler2"]
     assert from_file["value"] == pytest.approx(metrics["val/fd_lite0_32@euler2-n12-seed0-refall"]["value"], rel=1e-9)
-    assert from_file["manifest"]["reference_samples"] is None
+    assert from_file["manifest"]["reference_samples"] == 32
 
 
 def walk(tree):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ldmlab.metrics.extractors.base import full_precision
 from ldmlab.metrics.extractors.transformer import clip_pixels
 from ldmlab.metrics.pretrained import digest_of, load_pretrained, load_tokenizer
 
@@ -17,13 +19,14 @@ class CLIPScore:
     """100 max(cos(image, caption), 0) of CLIP's embeddings (Hessel et al. 2021, with 100 for their weight of 2.5).
 
     `model` is an address on the Hugging Face Hub, such as "openai/clip-vit-base-patch16", or a folder. Scores of
-    different models do not compare; `hash` says which one it was. Raises `UserError` where it cannot be had.
+    different models do not compare: `name` and `hash` say which one it was. Raises `UserError` where it
+    cannot be had.
     """
 
     def __init__(self, model: str, revision: str | None = None):
         self.network: Any = load_pretrained("CLIPModel", model, revision, "metrics.clip_score")
         self.tokenizer: Any = load_tokenizer(model, revision, "metrics.clip_score")
-        self.model = model
+        self.name = f"clip_score_{Path(model).name}"
         self.hash = digest_of(self.network)
 
     @torch.inference_mode()
@@ -39,7 +42,7 @@ class CLIPScore:
             return_tensors="pt",
         ).to(device)
         pixels = clip_pixels(images, config.vision_config.image_size)
-        with torch.autocast(device.type, enabled=False):
+        with full_precision(device):
             seen = _embedding(self.network.get_image_features(pixel_values=pixels))
             read = _embedding(self.network.get_text_features(told["input_ids"], told["attention_mask"]))
         return 100 * F.cosine_similarity(seen, read, dim=-1).clamp(min=0)

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from ldmlab.errors import UserError
@@ -21,12 +20,11 @@ def load_pretrained(architecture: str, model: str, revision: str | None, option:
     """
     transformers = _library(model)
     load = getattr(transformers, architecture).from_pretrained
-    options = {"output_loading_info": True, "dtype": torch.float32}
-    network, found = _load(lambda **where: load(model, **options, **where), model, revision, option)
+    network, found = _load(lambda **where: load(model, output_loading_info=True, **where), model, revision, option)
     if found["missing_keys"]:
         missing = sorted(found["missing_keys"])[0]
         raise UserError(f"{option}: {model} holds no {architecture}: it lacks {missing}, and others")
-    return network.eval().requires_grad_(False)
+    return network.float().eval().requires_grad_(False)
 
 
 def load_tokenizer(model: str, revision: str | None, option: str) -> Any:

@@ -2,30 +2,39 @@
 
 from __future__ import annotations
 
+import atexit
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ldmlab.errors import UserError
 
-@contextmanager
-def from_environment() -> Iterator[None]:
-    """Joins the processes that `torchrun` started, for as long as the block lasts; does nothing without it."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
-        yield
-        return
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    # the others wait while the first one measures speed
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=timedelta(hours=12))
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
+T = TypeVar("T")
+
+
+def join(device: torch.device) -> torch.device:
+    """Joins the processes that `torchrun` started, once and for good, and returns this one's device.
+
+    Does nothing without torchrun, or where a trainer has joined them already. `device` is what all would use alone.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return device
+    if device.type == "cuda":
+        local = int(os.environ.get("LOCAL_RANK", "0"))
+        if local >= torch.cuda.device_count():
+            raise UserError(f"torchrun: more processes than the {torch.cuda.device_count()} GPUs of this machine")
+        device = torch.device("cuda", local)
+        torch.cuda.set_device(device)
+    if not dist.is_initialized():
+        # the others wait while the first one measures speed
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=12))
+        atexit.register(dist.destroy_process_group)
+    return device
 
 
 def rank() -> int:
@@ -38,8 +47,13 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def share(count: int) -> range:
-    """The rows among `count` that are this process's: every `world_size()`-th. No row has two owners, none has none."""
+def share(count: int) -> Sequence[int]:
+    """The rows among `count` that are this process's: every `world_size()`-th. No row has two owners, none has none.
+
+    Raises `UserError`, everywhere, where some process would have no row.
+    """
+    if count < world_size():
+        raise UserError(f"torchrun: {world_size()} processes are too many to share {count} images")
     return range(rank(), count, world_size())
 
 
@@ -61,13 +75,15 @@ def gather_rows(own: Tensor, count: int) -> Tensor:
     return rows.to(own.device)
 
 
-def agreed(value: bool) -> bool:
-    """What the first process says, everywhere: for decisions on a disk that another program may be writing to."""
-    if world_size() == 1:
-        return value
-    said = [value]
-    dist.broadcast_object_list(said, src=0)
-    return said[0]
+def from_first(make: Callable[[], T]) -> T:
+    """What the first process makes, everywhere; the others wait for it.
+
+    For what one can do alone, and for decisions on a disk that another program may be writing to.
+    """
+    made: list[Any] = [make() if rank() == 0 else None]
+    if world_size() > 1:
+        dist.broadcast_object_list(made, src=0)
+    return made[0]
 
 
 def wait() -> None:

@@ -13,6 +13,7 @@ from torchmetrics.functional.image import (
 )
 
 from ldmlab.errors import UserError
+from ldmlab.metrics.extractors.base import full_precision
 from ldmlab.metrics.pretrained import digest_of
 
 MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
@@ -49,7 +50,8 @@ class LPIPS:
     @torch.inference_mode()
     def __call__(self, images: Tensor, reconstructions: Tensor) -> Tensor:
         """The similarity of each pair, (B,); both (B, 3, H, W) in [0, 1]."""
-        return self.network.to(images.device)(images, reconstructions, normalize=True).flatten()
+        with full_precision(images.device):
+            return self.network.to(images.device)(images, reconstructions, normalize=True).flatten()
 
 
 @torch.inference_mode()

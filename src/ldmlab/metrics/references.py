@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import re
 import zipfile
+import zlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +23,7 @@ from ldmlab.metrics.frechet import Gaussian
 STATISTICS = ("mu", "sigma")
 SPATIAL_STATISTICS = ("mu_s", "sigma_s")
 IMAGES = "arr_0"
+NAME = re.compile(r"[\w.-]+")
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,8 @@ class Reference:
     """Features of real images, or where only their statistics were published, these alone.
 
     `title` says which images they are, `samples` how many, None where nobody said; equal references have equal `hash`.
-    Kernel distance and precision need `features`; the Fréchet distances can do without.
+    Kernel distance and precision need `features`; the Fréchet distances can do without. `made_of` is the data and split
+    that a file says its statistics are of.
     """
 
     title: str
@@ -36,6 +41,7 @@ class Reference:
     features: Features | None
     statistics: Gaussian | None = None
     spatial_statistics: Gaussian | None = None
+    made_of: str | None = None
 
     @cached_property
     def pooled(self) -> Gaussian | None:
@@ -51,47 +57,80 @@ class Reference:
             return self.spatial_statistics
         return Gaussian.fitted(self.features.spatial)
 
-    def write_npz(self, path: Path, manifest: str) -> None:
-        """Writes the statistics under the names of ADM's files: mu, sigma, mu_s, sigma_s; and how they were made."""
-        named = {STATISTICS: self.pooled, SPATIAL_STATISTICS: self.spatial}
-        arrays: dict[str, Any] = {"manifest": np.array(manifest)}
-        for (mean, covariance), gaussian in named.items():
+    def write_npz(self, path: Path, manifest: dict[str, Any]) -> Path:
+        """Writes the statistics under the names of ADM's files, and how they were made; returns the file's path."""
+        path = path if path.suffix == ".npz" else path.with_name(f"{path.name}.npz")
+        arrays: dict[str, Any] = {"manifest": np.array(json.dumps(manifest))}
+        for (mean, covariance), gaussian in ((STATISTICS, self.pooled), (SPATIAL_STATISTICS, self.spatial)):
             if gaussian is not None:
                 arrays |= {mean: gaussian.mean.cpu().numpy(), covariance: gaussian.covariance.cpu().numpy()}
         try:
             np.savez(path, **arrays)
         except OSError as error:
             raise UserError(f"output: cannot write {path} ({error.strerror}): choose another place") from error
+        return path
 
 
-def read_npz(path: Path, extractor: FeatureExtractor, samples: int | None = None) -> Reference:
+def read_npz(path: Path, extractor: FeatureExtractor, image_size: int) -> Reference:
     """Published statistics, or images, in an .npz file of ADM's kind (Dhariwal and Nichol 2021).
 
     `mu`, `sigma` and, for sFID, `mu_s`, `sigma_s` are Inception's; `arr_0`, uint8 (N, H, W, 3), are images, for
-    the metrics that need more than statistics. Where there are images alone, everything is taken from them. `samples`
-    is the number of images that the statistics were made of, which such a file does not tell.
+    the metrics that need more than statistics. Where there are images alone, everything is taken from them. A file
+    that `Reference.write_npz` wrote says how it was made, and is taken for features made so only.
 
     Raises:
-        UserError: there is no such file, it holds neither, or statistics of other features than the extractor's.
+        UserError: there is no such file, it holds neither, statistics of other features than the extractor's, or
+            images of another size than `image_size`.
     """
+    if not NAME.fullmatch(path.stem) or path.stem in ("train", "val", "speed"):
+        raise UserError(
+            f"metrics.reference: '{path.stem}' cannot be part of a metric's name; give the file one of letters, "
+            "digits, '_', '-' and '.', other than train and val"
+        )
     digest = file_hash(path)
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            gaussian = _gaussian(file, STATISTICS)
-            spatial = _gaussian(file, SPATIAL_STATISTICS)
-            images = file[IMAGES] if IMAGES in file.files else None
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise UserError(f"metrics.reference: {path} is no readable .npz file ({str(error).splitlines()[0]})") from error
+    arrays = read_arrays(path, "metrics.reference")
+    gaussian, spatial = (_gaussian(arrays, names, path) for names in (STATISTICS, SPATIAL_STATISTICS))
+    images = arrays.get(IMAGES)
+    manifest = json.loads(str(arrays["manifest"])) if "manifest" in arrays else {}
     if gaussian is None and images is None:
         raise UserError(f"metrics.reference: {path} holds neither statistics (mu, sigma) nor images (arr_0)")
-    if gaussian is not None and len(gaussian.mean) != extractor.dimensions:
+    if gaussian is not None:
+        _check_features(gaussian, manifest, extractor, path)
+    features = None
+    if images is not None:
+        pixels = to_channels_first(images, path)
+        if pixels.shape[2:] != (image_size, image_size):
+            raise UserError(
+                f"metrics.reference: the images of {path} are of {pixels.shape[3]} x {pixels.shape[2]} pixels, "
+                f"the data of {image_size} x {image_size}"
+            )
+        features = extractor(pixels).to("cpu")
+    count = manifest.get("reference_samples") if gaussian is not None else len(features or ())
+    return Reference(path.stem, count, digest, features, gaussian, spatial, manifest.get("reference"))
+
+
+def _check_features(gaussian: Gaussian, manifest: dict[str, Any], extractor: FeatureExtractor, path: Path) -> None:
+    if len(gaussian.mean) != extractor.dimensions:
         raise UserError(
             f"metrics.reference: {path} holds statistics of {len(gaussian.mean)} features, {extractor.name} has "
             f"{extractor.dimensions}; published ones are of Inception: metrics/features=inception"
         )
-    features = None if images is None else extractor(to_channels_first(images, path))
-    count = samples if gaussian is not None else len(features or ())
-    return Reference(path.stem, count, digest, None if features is None else features.to("cpu"), gaussian, spatial)
+    for key, value in extractor.manifest().items():
+        if manifest and manifest.get(key) != value:
+            raise UserError(
+                f"metrics.reference: {path} was made with {key} {manifest.get(key)}, this run has {value}; "
+                "make it anew with `ldmlab reference`"
+            )
+
+
+def read_arrays(path: Path, option: str) -> dict[str, np.ndarray]:
+    """All arrays of an .npz file; a UserError that names `option` where it is none."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (OSError, ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{option}: {path} is no readable .npz file ({reason})") from error
 
 
 def to_channels_first(images: np.ndarray, path: Path) -> Tensor:
@@ -110,10 +149,10 @@ def file_hash(path: Path) -> str:
         raise UserError(f"metrics.reference: cannot read {path} ({error.strerror})") from error
 
 
-def _gaussian(file: Any, names: tuple[str, str]) -> Gaussian | None:
-    if not set(names) <= set(file.files):
+def _gaussian(arrays: dict[str, np.ndarray], names: tuple[str, str], path: Path) -> Gaussian | None:
+    if not set(names) <= set(arrays):
         return None
-    mean, covariance = (torch.from_numpy(np.asarray(file[name], dtype=np.float64)) for name in names)
-    if covariance.shape != (len(mean), len(mean)):
-        raise ValueError(f"{names[1]} has shape {tuple(covariance.shape)} for {len(mean)} features")
+    mean, covariance = (torch.from_numpy(np.asarray(arrays[name], dtype=np.float64)) for name in names)
+    if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)) or not covariance.isfinite().all():
+        raise UserError(f"metrics.reference: {names[0]} and {names[1]} of {path} are no mean and covariance")
     return Gaussian(mean, covariance)

@@ -14,6 +14,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
+from ldmlab.errors import UserError
+
 
 def synchronize(device: torch.device | str) -> None:
     """Waits until the device has done all that it was given; a CPU always has."""
@@ -97,6 +99,8 @@ def best_batch_size(throughput: Callable[[int], float], largest: int) -> tuple[i
         try:
             found[size] = throughput(size)
         except torch.OutOfMemoryError:
+            if not found:
+                raise UserError("metrics.speed_batch: memory is too small for a single image") from None
             break
         without_gain = 0 if found[size] > 1.03 * best else without_gain + 1
         size *= 2

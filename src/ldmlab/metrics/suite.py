@@ -44,10 +44,12 @@ def compare_with(
     real = reference.features
     if "kid" in wanted and real is not None:
         kernel = kernel_distance(real.pooled, samples.pooled)
-        found["kid"] = Measured(kernel.value, kernel.standard_error)
+        found["kid"] = Measured(kernel.value, kernel.standard_error, {"reference_samples": len(real)})
     if "fd" in wanted and reference.pooled is not None:
         found["fd"] = Measured(frechet_distance_of_gaussians(reference.pooled, Gaussian.fitted(samples.pooled)))
-    if "sfd" in wanted and reference.spatial is not None and samples.spatial is not None:
+    places = None if samples.spatial is None else samples.spatial.shape[1]
+    if "sfd" in wanted and reference.spatial is not None and len(reference.spatial.mean) == places:
+        assert samples.spatial is not None
         found["sfd"] = Measured(frechet_distance_of_gaussians(reference.spatial, Gaussian.fitted(samples.spatial)))
     enough = images_for_infinity(extractor.dimensions)
     if "fdinf" in wanted and real is not None and min(len(real), len(samples)) >= enough:
@@ -60,5 +62,6 @@ def compare_with(
             found["is"] = Measured(score.value, None, {"splits": SPLITS, "deviation": score.deviation})
     if "prdc" in wanted and real is not None:
         for k, four in precision_recall_density_coverage(real.pooled, samples.pooled, NEIGHBOURS).items():
-            found |= {f"{name}_k{k}": Measured(value) for name, value in vars(four).items()}
+            how = {"reference_samples": len(real)}
+            found |= {f"{name}_k{k}": Measured(value, None, how) for name, value in vars(four).items()}
     return {extractor.metric_name(name): measured for name, measured in found.items()}

@@ -152,7 +152,7 @@ def load_autoencoder(run: Path, option: str = "autoencoder_from") -> tuple[Autoe
     description, weights = _load(run, option)
     autoencoder = build(description["autoencoder"], "autoencoder.network")
     autoencoder.load_state_dict(weights, strict=True)
-    autoencoder.trained_against = tuple(description["trained_against"])
+    autoencoder.trained_against = tuple(description.get("trained_against", ()))
     return autoencoder.requires_grad_(False).eval(), description["fingerprint"]
 
 
@@ -161,7 +161,7 @@ def load_diffusion(run: Path, option: str = "from") -> tuple[LatentDiffusion, Co
     description, weights = _load(run, option)
     info = info_from_dict(description["data"])
     autoencoder = build(description["autoencoder"], "autoencoder.network")
-    autoencoder.trained_against = tuple(description["trained_against"])
+    autoencoder.trained_against = tuple(description.get("trained_against", ()))
     network = build_network(description, info, autoencoder.latent_channels)
     model = LatentDiffusion(autoencoder, network, build_objective(description))
     model.load_state_dict(weights, strict=True)

@@ -195,15 +195,20 @@ def check_trainer(config: Config) -> None:
                 )
 
 
+def check_features(metrics: Config) -> None:
+    """The extractor was chosen as a group."""
+    if not isinstance(metrics["features"], dict):
+        raise UserError(
+            f"metrics.features: choose a file of the group with a slash: metrics/features={metrics['features']}"
+        )
+
+
 def check_metrics(config: Config) -> None:
     """What is measured is there."""
     metrics = config["metrics"]
     if metrics["reference_split"] not in ("train", "val"):
         raise UserError(f"metrics.reference_split: train or val, not {metrics['reference_split']}")
-    if not isinstance(metrics["features"], dict):
-        raise UserError(
-            f"metrics.features: choose a file of the group with a slash: metrics/features={metrics['features']}"
-        )
+    check_features(metrics)
     wanted = metrics["distances"]
     unknown = [name for name in wanted if name not in DISTANCES] if isinstance(wanted, list) else [wanted]
     if unknown:
@@ -279,6 +284,10 @@ def check_ldm(config: Config, overrides: Sequence[str]) -> None:
     check_autoencoder_from(config, overrides)
 
 
-def check_measuring(config: Config) -> None:
-    """Numbers of the commands that use a trained run."""
-    check_numbers({**config, "metrics": {k: v for k, v in config.get("metrics", {}).items() if v is not None}})
+def check_measuring(config: Config, nullable: Sequence[str] | None = None) -> None:
+    """Numbers of the commands that train nothing. Those that are `nullable` may be null: all, unless they are named."""
+    metrics = config.get("metrics", {})
+    given = {
+        k: v for k, v in metrics.items() if v is not None or (nullable is not None and f"metrics.{k}" not in nullable)
+    }
+    check_numbers({**config, "metrics": given})

@@ -15,7 +15,7 @@ from ldmlab.modules.model import LatentDiffusion
 from ldmlab.tasks import build, checks, measure, training
 from ldmlab.tasks.console import say, track
 from ldmlab.tasks.quality import Metrics, Quality, quality_of
-from ldmlab.tasks.recipes import measure_diffusion
+from ldmlab.tasks.recipes import keep_recipe, measure_diffusion, recipe_key
 from ldmlab.tasks.run import Run, read_run
 from ldmlab.tasks.sample import with_overrides
 from ldmlab.types import ImageData
@@ -41,20 +41,31 @@ def evaluate(config: Config) -> Config:
     if config["from"] is None:
         raise UserError("from: which run? from=runs/STUDY/NAME")
     run = read_run(config["from"], None, "from")
-    with processes.from_environment():
-        trained = Trained.load(run, config["data_path"], config["cache_dir"])
-        recipe = trained.recipe(config)
-        known = (run.summary or {})["metrics"]
-        detail, metrics, floors, cost = trained.measure(recipe, known)
-        if processes.rank() == 0:
-            with run.lock(say):
-                summary = run.summary or {}
-                summary["metrics"] |= metrics
-                summary["measured"][detail] = {**recipe, "cost": cost}
-                run.finish(summary)
-            line = measure.headline(metrics | floors, detail, recipe["suffix"])
-            say(f"{run}: {line}{measure.speed_line(metrics, detail)}")
-    return {"metrics": metrics}
+    trained = Trained.load(run, config["data_path"], config["cache_dir"])
+    recipe = trained.recipe(config)
+    known: Metrics = processes.from_first(lambda: (run.summary or {})["metrics"])
+    done = trained.measure(recipe, known)
+    if processes.rank() == 0:
+        with run.lock(say):
+            summary = run.summary or {}
+            summary["metrics"] |= done.metrics
+            keep_recipe(summary, done.key, {**recipe, "cost": done.cost})
+            run.finish(summary)
+        line = measure.headline(done.metrics | done.floors, done.detail, recipe["suffix"])
+        say(f"{run}: {line}{measure.speed_line(done.metrics, done.detail)}")
+    processes.wait()
+    return {"metrics": done.metrics}
+
+
+@dataclass(frozen=True)
+class Done:
+    """What was measured as one recipe says: `floors` are of real images, and among `metrics` where they are new."""
+
+    key: str
+    detail: str
+    metrics: Metrics
+    floors: Metrics
+    cost: Config
 
 
 @dataclass
@@ -73,6 +84,9 @@ class Trained:
     def load(cls, run: Run, data_path: str | None, cache_dir: str | None) -> Trained:
         """The run's model and data; those may have moved to `data_path`, caches to `cache_dir`."""
         summary = run.summary or {}
+        if "measured" not in summary:
+            raise UserError(f"from: {run} was made by an older version of ldmlab, which cannot be measured: train anew")
+        device = processes.join(training.device_of(run.config))
         config = {
             **run.config,
             "data": moved(run.config["data"], data_path, cache_dir),
@@ -91,13 +105,16 @@ class Trained:
             raise UserError(
                 f"from: the data of {run} has changed since it was trained; its numbers would not be comparable"
             )
-        device = training.device_of(config)
-        (model or autoencoder).to(device)
+        network = model or autoencoder
+        if config["trainer"]["channels_last"]:
+            network.to(memory_format=torch.channels_last)
+        network.to(device)
         return cls(run, config, data, device, model, autoencoder, fingerprint)
 
     def recipe(self, asked: Config) -> Config:
         """The run's own settings, with what is asked for in place of them; what has another reference has a suffix."""
         own, wanted = self.config["metrics"], asked["metrics"]
+        checks.check_features(wanted)
         features = with_overrides(own["features"], wanted["features"])
         changes = {key: value for key, value in wanted.items() if value is not None and key != "features"}
         metrics = {**own, **changes, "features": features}
@@ -111,29 +128,27 @@ class Trained:
                 raise UserError(f"{group}: {self.run} is an autoencoder, which samples nothing; leave it out")
         return recipe
 
-    def measure(self, recipe: Config, known: Metrics) -> tuple[str, Metrics, Metrics, Config]:
-        """Measures as `recipe` says: the detail of the names, the metrics, the floors of real images, and the cost.
-
-        The floors are among the metrics unless they are `known`.
-        """
+    def measure(self, recipe: Config, known: Metrics) -> Done:
+        """Measures as `recipe` says; floors and reconstructions only where they are not `known`."""
         watch = Stopwatch()
         watch.start()
         quality = quality_of({**self.config, "metrics": recipe["metrics"]}, self.data, self.device)
         quality.refuse(self.autoencoder.trained_against)
         suffix = recipe["suffix"]
         floors = measure.measure_real(quality, track, suffix)
-        metrics: Metrics = {} if floors.keys() <= known.keys() else dict(floors)
-        if self.model is None:
-            detail = f"reconstruction{suffix}"
-            metrics |= measure.measure_reconstruction(self.autoencoder, quality, track, suffix)
-        else:
-            detail, metrics_here = self._measure_diffusion(quality, recipe)
-            # other features or other images than the run's own have floors of their own
-            if metrics and self.autoencoder.downsampling_factor > 1:
-                metrics |= measure.measure_reconstruction(self.autoencoder, quality, track, suffix)
-            metrics |= metrics_here
+        metrics: Metrics = {} if all(same_reference(known.get(k), floors[k]) for k in floors) else dict(floors)
+        lpips = quality.lpips and f"{quality.split}/recon_{quality.lpips.name}{suffix and '@' + suffix[1:]}"
+        # other features or other images than the run's own have floors of their own
+        new = bool(metrics) or (lpips is not None and lpips not in known)
+        if self.model is None or (new and self.autoencoder.downsampling_factor > 1):
+            metrics |= measure.measure_reconstruction(self.autoencoder, quality, track, self.fingerprint, suffix)
+        detail = f"reconstruction{suffix}"
+        if self.model is not None:
+            detail, generated = self._measure_diffusion(quality, recipe)
+            metrics |= generated
         watch.stop()
-        return detail, metrics, floors, {"seconds": watch.seconds, "cpu_seconds": watch.cpu_seconds}
+        cost = {"seconds": watch.seconds, "cpu_seconds": watch.cpu_seconds}
+        return Done(recipe_key(quality, detail), detail, metrics, floors, cost)
 
     def _measure_diffusion(self, quality: Quality, recipe: Config) -> tuple[str, Metrics]:
         assert self.model is not None
@@ -141,6 +156,11 @@ class Trained:
         description |= {"model": self.fingerprint}
         detail += recipe["suffix"]
         return detail, measure_diffusion(self.model, self.model.network, quality, recipe, description, detail)
+
+
+def same_reference(known: Config | None, metric: Config) -> bool:
+    """Whether a metric is known, and was taken to the same reference."""
+    return known is not None and known["manifest"]["reference_hash"] == metric["manifest"]["reference_hash"]
 
 
 def suffix_of(own: Config, metrics: Config, available: int) -> str:

@@ -27,13 +27,18 @@ Config = dict[str, Any]
 
 def measure_real(quality: Quality, track: Track, suffix: str = "") -> Metrics:
     """The floor of real against real, at the same N, named `…@real` and `suffix`."""
-    manifest = {"images": f"{quality.data.info.name}/{quality.floor_split}, disjoint from the reference"}
+    manifest = {"images": further_images(quality)}
     return quality.compare(quality.floor_features(track), f"real{suffix}", manifest, track)
 
 
 @torch.inference_mode()
-def measure_reconstruction(autoencoder: Autoencoder, quality: Quality, track: Track, suffix: str = "") -> Metrics:
-    """What N images lose on their way through the autoencoder, and the distances of N further ones' reconstructions."""
+def measure_reconstruction(
+    autoencoder: Autoencoder, quality: Quality, track: Track, model: str, suffix: str = ""
+) -> Metrics:
+    """What N images lose on their way through the autoencoder, and the distances of N further ones' reconstructions.
+
+    `model` is the fingerprint of the weights, for the manifests.
+    """
     source = quality.data.split(quality.split)
     own = [quality.rows[place] for place in processes.share(quality.samples)]
     batches = in_order(source, own, EXTRACTION_BATCH)
@@ -58,6 +63,7 @@ def measure_reconstruction(autoencoder: Autoencoder, quality: Quality, track: Tr
         "seed": quality.seed,
         "data_fingerprint": quality.data.info.fingerprint,
         "latent": "posterior mean",
+        "model": model,
         "torch": torch.__version__,
     }
     at = f"@{suffix.removeprefix('-')}" if suffix else ""
@@ -69,12 +75,12 @@ def measure_reconstruction(autoencoder: Autoencoder, quality: Quality, track: Tr
         elif name.startswith("recon_lpips") and quality.lpips is not None:
             judge = {"weights_sha256": quality.lpips.hash}
         metrics[f"{quality.split}/{name}{at}"] = with_error(value, {**manifest, **judge})
-    return metrics | measure_reconstruction_distances(autoencoder, quality, track, suffix)
+    return metrics | measure_reconstruction_distances(autoencoder, quality, track, model, suffix)
 
 
 @torch.inference_mode()
 def measure_reconstruction_distances(
-    autoencoder: Autoencoder, quality: Quality, track: Track, suffix: str = ""
+    autoencoder: Autoencoder, quality: Quality, track: Track, model: str, suffix: str = ""
 ) -> Metrics:
     """Distances of reconstructions of the further real images, named `…@reconstruction` and `suffix`.
 
@@ -88,8 +94,14 @@ def measure_reconstruction_distances(
         f"features of {len(quality.floor_rows):,} reconstructions",
         lambda images: reconstruct(autoencoder, images),
     )
-    source_name = f"reconstructions of {quality.data.info.name}/{quality.floor_split}, disjoint from the reference"
-    return quality.compare(features, f"reconstruction{suffix}", {"images": source_name}, track)
+    manifest = {"images": f"reconstructions of {further_images(quality)}", "model": model}
+    return quality.compare(features, f"reconstruction{suffix}", manifest, track)
+
+
+def further_images(quality: Quality) -> str:
+    """What the images of the floors are."""
+    disjoint = "" if quality.published else ", disjoint from the reference"
+    return f"{quality.data.info.name}/{quality.floor_split}{disjoint}"
 
 
 def reconstruct(autoencoder: Autoencoder, images: Tensor) -> Tensor:
@@ -140,9 +152,9 @@ def measure_generation(
     features.clear()
     metrics = quality.compare(every, detail, manifest, track)
     if quality.clip_score is not None:
-        told = {"model": quality.clip_score.model, "weights_sha256": quality.clip_score.hash}
+        told = {"weights_sha256": quality.clip_score.hash}
         values = processes.gather_rows(torch.cat(scores).double(), quality.samples)
-        metrics[f"{quality.split}/clip_score@{detail}"] = with_error(
+        metrics[f"{quality.split}/{quality.clip_score.name}@{detail}"] = with_error(
             values, {**manifest, **told, "samples": quality.samples, "torch": torch.__version__}
         )
     return metrics
@@ -204,10 +216,19 @@ def headline(metrics: Metrics, detail: str, suffix: str = "") -> str:
     if chosen is None:
         return "no distance measured"
     metric = metrics[chosen]
-    floor = None if detail.startswith("real") else metrics.get(f"{chosen.split('@')[0]}@real{suffix}")
+    floor = None if detail.startswith("real") else floor_of(metrics, chosen, suffix)
     error = f" ± {metric['standard_error']:.4f}" if "standard_error" in metric else ""
     beside = f"real against real {floor['value']:.4f}, " if floor else ""
     return f"{chosen} {metric['value']:.4f}{error} ({beside}N = {metric['manifest']['samples']:,})"
+
+
+def floor_of(metrics: Metrics, name: str, suffix: str = "") -> Config | None:
+    """The same metric of real images; None where it was measured on another number of them and depends on that."""
+    floor = metrics.get(f"{name.split('@')[0]}@real{suffix}")
+    unbiased = name.partition("/")[2].startswith(("kid", "fdinf", "fidinf"))
+    if floor is None or unbiased or floor["manifest"]["samples"] == metrics[name]["manifest"]["samples"]:
+        return floor
+    return None
 
 
 def speed_line(metrics: Metrics, detail: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from statistics import median, quantiles
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 
 from ldmlab.diffusion.guidance import Guidance
 from ldmlab.diffusion.samplers import Sampler
+from ldmlab.errors import UserError
 from ldmlab.metrics.speed import (
     best_batch_size,
     count_flops,
@@ -21,6 +22,7 @@ from ldmlab.metrics.speed import (
 from ldmlab.modules.model import ConditionalDenoiser, GuidedDenoiser, LatentDiffusion
 from ldmlab.tasks.measure import seed_of
 from ldmlab.tasks.quality import Metrics, Quality
+from ldmlab.types import Batch
 
 SEARCH_REPEATS = 3
 
@@ -47,17 +49,18 @@ def measure_speed(
     latent_size = quality.data.info.image_size // model.autoencoder.downsampling_factor
     shape = (model.autoencoder.latent_channels, latent_size, latent_size)
 
-    def rows(batch_size: int) -> Sequence[int]:
-        return [row % quality.samples for row in range(batch_size)]
+    def conditions_of(batch_size: int) -> Batch:
+        return quality.conditions([row % quality.samples for row in range(batch_size)])
 
-    def sample(batch_size: int) -> float:
+    def sampling(batch_size: int) -> Callable[[], float]:
+        """A call that samples a batch, and nothing else: what it is told is made beforehand."""
+        conditions = conditions_of(batch_size)
         seeds = [seed_of(seed, row) for row in range(batch_size)]
-        conditions = quality.conditions(rows(batch_size))
-        return model.sample(conditions, seeds, latent_size, sampler, guidance, network).evaluations
+        return lambda: model.sample(conditions, seeds, latent_size, sampler, guidance, network).evaluations
 
     def parts(batch_size: int) -> dict[str, Callable[[], Any]]:
         """One pass of each part of the model over a batch."""
-        conditions = quality.conditions(rows(batch_size))
+        conditions = conditions_of(batch_size)
         denoise = GuidedDenoiser(model, network, conditions, batch_size, guidance)
         latents = torch.randn(batch_size, *shape, device=device)
         halfway = torch.full((batch_size,), 0.5, device=device)
@@ -69,10 +72,10 @@ def measure_speed(
         return found
 
     with torch.inference_mode(), torch.random.fork_rng():
-        flops = count_flops(lambda: sample(1))
-        counting = GuidedDenoiser(model, network, quality.conditions([0]), 1, guidance)
+        flops = count_flops(sampling(1))
+        evaluations = sampling(1)()
+        counting = GuidedDenoiser(model, network, conditions_of(1), 1, guidance)
         counting(torch.zeros(1, *shape, device=device), torch.full((1,), 0.5, device=device))
-        evaluations = sample(1)
         passes = evaluations / counting.rows  # of the denoiser for an image, guided
 
         def throughput(batch_size: int) -> float:
@@ -84,9 +87,9 @@ def measure_speed(
 
         batch_size, tried = best_batch_size(throughput, largest_batch)
         covers = reset_peak_memory(device)
-        whole = time_repeats(lambda: sample(batch_size), repeats, device, warmups=1)
+        whole, batch_size = time_whole(sampling, batch_size, repeats, device)
         peak = peak_memory_mb(device)
-        latencies = time_repeats(lambda: sample(1), repeats, device, warmups=1)
+        latencies = time_repeats(sampling(1), repeats, device, warmups=1)
         apart = {name: time_repeats(part, repeats, device) for name, part in parts(batch_size).items()}
         alone = {name: time_repeats(part, repeats, device) for name, part in parts(1).items()}
 
@@ -96,6 +99,7 @@ def measure_speed(
         "device": device_name(device),
         "threads": torch.get_num_threads(),
         "dtype": "float32",
+        "data_fingerprint": quality.data.info.fingerprint,
         "torch": torch.__version__,
     }
     at_best = {**manifest, "batch_size": batch_size, "batch_sizes_tried": tried}
@@ -113,6 +117,19 @@ def measure_speed(
         metrics[f"{name}_images_per_s"] = timed(apart[name], lambda s: batch_size / s, {**at_best, **covers_part})
         metrics[f"{name}_latency_s"] = timed(alone[name], lambda seconds: seconds, {**single, **covers_part})
     return {f"speed/{name}@{detail}": metric for name, metric in metrics.items()}
+
+
+def time_whole(
+    sampling: Callable[[int], Callable[[], Any]], batch_size: int, repeats: int, device: torch.device
+) -> tuple[list[float], int]:
+    """Seconds of whole samplings, of half as large batches where those do not fit into memory; and the batch size."""
+    while True:
+        try:
+            return time_repeats(sampling(batch_size), repeats, device, warmups=1), batch_size
+        except torch.OutOfMemoryError:
+            if batch_size == 1:
+                raise UserError("metrics.speed_batch: memory is too small for a single image") from None
+            batch_size //= 2
 
 
 def timed(seconds: list[float], to_value: Callable[[float], float], manifest: dict[str, Any]) -> dict[str, Any]:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +34,8 @@ Metrics = dict[str, dict[str, Any]]
 """{name: {"value", "standard_error" (optional), "manifest"}}, as summary.json holds them."""
 
 EXTRACTION_BATCH = 64
+FEATURES_VERSION = 1
+"""Part of the key of cached features: another one whenever the code gives other features of the same images."""
 
 
 @dataclass
@@ -43,9 +43,9 @@ class Quality:
     """What distances are taken to, and with which eyes.
 
     `rows` are N images of `split`: generated images get their conditions, reconstructions are made of them. The
-    reference are these and further ones of the split, `reference_rows`, or else the file `reference_file`. `floor_rows`
-    are N further real images, disjoint from the reference: their distance, and that of their reconstructions, are the
-    floors that generated images cannot go below.
+    reference are these and further ones of the split, `reference_rows`, or else those `published` in a file.
+    `floor_rows` are N further real images (fewer if there are not so many), disjoint from the reference: their
+    distance, and that of their reconstructions, are the floors that generated images cannot go below.
     """
 
     data: ImageData
@@ -59,9 +59,10 @@ class Quality:
     floor_split: str
     floor_rows: tuple[int, ...]
     wanted: tuple[str, ...]
-    reference_file: Path | None = None
+    published: Reference | None = None
     lpips: LPIPS | None = None
     clip_score: CLIPScore | None = None
+    made: Reference | None = field(default=None, repr=False)
 
     @classmethod
     def choose(
@@ -75,6 +76,7 @@ class Quality:
         seed: int,
         wanted: Sequence[str],
         reference_samples: int | str | None = None,
+        published: Reference | None = None,
         **others: Any,
     ) -> Quality:
         """Draws the images at random from `split`; the floor's from what is left of it, or else from the other split.
@@ -91,24 +93,36 @@ class Quality:
             )
         m = length if reference_samples == "all" else min(int(reference_samples or n), length)
         order = random_subset(length, length, seed)
-        if length >= max(n, m) + n:
+        other = "train" if split == "val" else "val"
+        if published is not None:
+            # nobody knows which images a file was made of, unless it says so: most are of training images
+            floor_split = "train" if published.made_of == f"{data.info.name}/val" else "val"
+            floor_rows = random_subset(len(data.split(floor_split)), n, seed)
+        elif length >= max(n, m) + n:
             floor_split, floor_rows = split, order[max(n, m) : max(n, m) + n]
         else:
-            floor_split = "train" if split == "val" else "val"
-            floor_rows = random_subset(len(data.split(floor_split)), n, seed)
+            floor_split, floor_rows = other, random_subset(len(data.split(other)), n, seed)
+        if len(floor_rows) < LEAST_SAMPLES:
+            raise UserError(
+                f"metrics: the {floor_split} split has {len(floor_rows)} images for the floor of real images, which "
+                f"needs {LEAST_SAMPLES} or more: fewer metrics.samples leave some of the {split} split for it"
+            )
         return cls(
             data, extractor, cache_dir, device, seed, split, tuple(order[:n]), tuple(order[:m]), floor_split,
-            tuple(floor_rows), tuple(wanted), **others,
+            tuple(floor_rows), tuple(wanted), published, **others,
         )  # fmt: skip
 
     def fewer(self, samples: int, wanted: Sequence[str]) -> Quality:
         """The same with the first `samples` images only and fewer distances, for a cheap look."""
-        few = copy.copy(self)
-        few.__dict__.pop("_reference", None)
-        few.rows, few.floor_rows = self.rows[:samples], self.floor_rows[:samples]
-        few.reference_rows = self.reference_rows[:samples]
-        few.wanted, few.clip_score = tuple(wanted), None
-        return few
+        return replace(
+            self,
+            rows=self.rows[:samples],
+            floor_rows=self.floor_rows[:samples],
+            reference_rows=self.reference_rows[:samples],
+            wanted=tuple(wanted),
+            clip_score=None,
+            made=None,
+        )
 
     @property
     def samples(self) -> int:
@@ -118,7 +132,7 @@ class Quality:
     @property
     def prefix(self) -> str:
         """What the names of distances begin with: the split, or the reference file's name."""
-        return self.reference_file.stem if self.reference_file else self.split
+        return self.published.title if self.published else self.split
 
     def refuse(self, trained_against: Sequence[str]) -> None:
         """Raises UserError if a network that judges is among those, by SHA-256, that the run was trained against."""
@@ -138,22 +152,19 @@ class Quality:
 
     def reference(self, track: Track) -> Reference:
         """The reference as the extractor sees it, made once and kept on disk."""
-        if "_reference" not in self.__dict__:
-            self.__dict__["_reference"] = self._make_reference(track)
-        return self.__dict__["_reference"]
-
-    def _make_reference(self, track: Track) -> Reference:
-        if self.reference_file is not None:
-            return read_npz(self.reference_file, self.extractor)
-        features = self._real_features(self.split, self.reference_rows, track)
-        title = f"{self.data.info.name}/{self.split}"
-        return Reference(title, len(features), self._key(self.split, self.reference_rows), features)
+        if self.published is not None:
+            return self.published
+        if self.made is None:
+            features = self._real_features(self.split, self.reference_rows, track)
+            title = f"{self.data.info.name}/{self.split}"
+            self.made = Reference(title, len(features), self._key(self.split, self.reference_rows), features)
+        return self.made
 
     def floor_features(self, track: Track) -> Features:
         """Features of the further real images, made once and kept on disk."""
         return self._real_features(self.floor_split, self.floor_rows, track)
 
-    @cached_property
+    @property
     def reference_folder(self) -> Path:
         """Where the reference's features are kept."""
         return self._folder(self.split, self.reference_rows)
@@ -163,7 +174,7 @@ class Quality:
 
     def _real_features(self, split: str, rows: Sequence[int], track: Track) -> Features:
         folder = self._folder(split, rows)
-        if not processes.agreed(folder.exists()):
+        if not processes.from_first(folder.exists):
             title = f"features of {len(rows):,} real images ({split})"
             features = self.features_of_rows(self.data.split(split), rows, track, title)
             if processes.rank() == 0:
@@ -205,7 +216,7 @@ class Quality:
         return gather(self.features(images), len(rows))
 
     def _key(self, split: str, rows: Sequence[int]) -> str:
-        parts = [self.data.info.fingerprint, split, list(rows), self.extractor.manifest()]
+        parts = [FEATURES_VERSION, self.data.info.fingerprint, split, list(rows), self.extractor.manifest()]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
     def compare(self, features: Features, detail: str, manifest: Config, track: Track) -> Metrics:
@@ -213,7 +224,9 @@ class Quality:
         reference = self.reference(track)
         manifest = {**self.manifest(track), "samples": len(features), **manifest}
         found: Metrics = {}
-        for name, measured in compare_with(reference, features, self.extractor, self.wanted).items():
+        # by one process: of many that do the same at once, each would have but a share of the machine
+        distances = processes.from_first(lambda: compare_with(reference, features, self.extractor, self.wanted))
+        for name, measured in distances.items():
             error = {} if measured.standard_error is None else {"standard_error": measured.standard_error}
             manifest_here = {**manifest, **measured.how}
             found[f"{self.prefix}/{name}@{detail}"] = {"value": measured.value, **error, "manifest": manifest_here}
@@ -226,7 +239,7 @@ class Quality:
             **self.extractor.manifest(),
             "reference": reference.title,
             "reference_samples": reference.samples,
-            "reference_seed": None if self.reference_file else self.seed,
+            "reference_seed": None if self.published else self.seed,
             "reference_hash": reference.hash,
             "data_fingerprint": self.data.info.fingerprint,
             "torch": torch.__version__,
@@ -257,10 +270,16 @@ def quality_of(config: Config, data: ImageData, device: torch.device) -> Quality
         if not data.info.has_captions:
             raise UserError(f"metrics.clip_score: data '{data.info.name}' has no captions to compare images with")
         clip_score = CLIPScore(metrics["clip_score"])
+    published = None
+    if metrics["reference"] is not None:
+        published = read_npz(Path(metrics["reference"]), extractor, data.info.image_size)
+        if published.features is None and "fd" not in metrics["distances"]:
+            raise UserError("metrics.distances: fd is all that runs can be compared by with statistics as reference")
+        if published.features is not None and len(published.features) < LEAST_SAMPLES:
+            raise UserError(f"metrics.reference: measuring needs {LEAST_SAMPLES} images or more")
     return Quality.choose(
         data, extractor, Path(config["cache_dir"]), device, metrics["samples"], metrics["reference_split"],
-        metrics["seed"], metrics["distances"], metrics["reference_samples"],
-        reference_file=None if metrics["reference"] is None else Path(metrics["reference"]),
+        metrics["seed"], metrics["distances"], metrics["reference_samples"], published,
         lpips=lpips, clip_score=clip_score,
     )  # fmt: skip
 

@@ -20,6 +20,21 @@ def recipe_of(config: Config, suffix: str = "") -> Config:
     return {**{key: config[key] for key in keys if key in config}, "suffix": suffix}
 
 
+def recipe_key(quality: Quality, detail: str) -> str:
+    """What a recipe is kept under: all values of one have it in common, and no two recipes share it."""
+    return f"{quality.prefix}/{quality.extractor.name}@{detail}"
+
+
+def keep_recipe(summary: Config, key: str, recipe: Config) -> None:
+    """Adds a recipe to a summary. One that measures less than the last under its key leaves nothing unexplained."""
+    before = summary["measured"].get(key)
+    if before is not None:
+        distances = dict.fromkeys([*before["metrics"]["distances"], *recipe["metrics"]["distances"]])
+        judges = {name: recipe["metrics"][name] or before["metrics"][name] for name in ("lpips", "clip_score")}
+        recipe = {**recipe, "metrics": {**recipe["metrics"], **judges, "distances": list(distances)}}
+    summary["measured"][key] = recipe
+
+
 def measure_diffusion(
     model: LatentDiffusion,
     network: ConditionalDenoiser,

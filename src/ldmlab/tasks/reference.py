@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +18,18 @@ def make_reference(config: Config) -> Metrics:
 
     `output` also writes the statistics as an .npz file of ADM's kind, for other programs or for machines without data.
     """
-    checks.check_measuring(config)
+    checks.check_measuring(config, nullable=())
     checks.check_metrics(config)
     checks.check_data_path(config)
-    with processes.from_environment():
-        quality = quality_of(config, build.build_data(config), build.best_device())
-        reference = quality.reference(track)
-        floors = measure.measure_real(quality, track)
-        if processes.rank() == 0:
-            kept = quality.reference_file or quality.reference_folder
-            say(f"{reference.title}, {reference.samples:,} images, {quality.extractor.name}: {kept}")
-            say(f"floor: {measure.headline(floors, 'real')}")
-            if config["output"] is not None:
-                path = Path(config["output"])
-                reference.write_npz(path, json.dumps(quality.manifest(track)))
-                say(f"statistics: {path}")
+    device = processes.join(build.best_device())
+    quality = quality_of(config, build.build_data(config), device)
+    reference = quality.reference(track)
+    floors = measure.measure_real(quality, track)
+    if processes.rank() == 0:
+        kept = config["metrics"]["reference"] or quality.reference_folder
+        count = "" if reference.samples is None else f", {reference.samples:,} images"
+        say(f"{reference.title}{count}, {quality.extractor.name}: {kept}")
+        say(f"floor: {measure.headline(floors, 'real')}")
+        if config["output"] is not None:
+            say(f"statistics: {reference.write_npz(Path(config['output']), quality.manifest(track))}")
     return floors

@@ -30,25 +30,26 @@ def reproduce(config: Config) -> Config:
     Raises:
         UserError: a value differs by more than `TOLERANCE` of it, a tenth of its standard error, and three images.
     """
+    if config["from"] is not None:
+        raise UserError("from: the summary says which run it is of; leave it out with --reproduce")
     path = Path(config["reproduce"])
     run = read_run(path.parent if path.name == "summary.json" else path, None, "reproduce")
-    recorded = run.summary or {}
-    if not recorded.get("measured"):
-        raise UserError(f"reproduce: {run}/summary.json does not say how it was measured; it is of an older version")
-    with processes.from_environment():
-        trained = Trained.load(run, config["data_path"], config["cache_dir"])
-        again: Metrics = {}
-        for recipe in recorded["measured"].values():
-            _, metrics, floors, _ = trained.measure(recipe, {})
-            again |= metrics | floors
-        if processes.rank() != 0:
-            return {"metrics": again}
-    show(recorded["metrics"], again)
-    judged = {name for name in again if not name.startswith("speed/") and name in recorded["metrics"]}
-    different = sorted(name for name in judged if not agrees(name, recorded["metrics"][name], again[name]))
+    recorded: Metrics = (run.summary or {})["metrics"]
+    trained = Trained.load(run, config["data_path"], config["cache_dir"])
+    again: Metrics = {}
+    for recipe in processes.from_first(lambda: list((run.summary or {})["measured"].values())):
+        done = trained.measure(recipe, {})
+        again |= done.metrics
+    if processes.rank() != 0:
+        return {"metrics": again}
+    show(recorded, again)
+    judged = sorted(name for name in recorded if not name.startswith("speed/"))
+    if missing := [name for name in judged if name not in again]:
+        raise UserError(f"reproduce: {len(missing)} of {len(judged)} values were not measured: {missing[0]}, ...")
+    different = [name for name in judged if not agrees(name, recorded[name], again[name])]
     if different:
         raise UserError(f"reproduce: {len(different)} of {len(judged)} values are not as recorded: {different[0]}, ...")
-    equal = sum(recorded["metrics"][name]["value"] == again[name]["value"] for name in judged)
+    equal = sum(recorded[name]["value"] == again[name]["value"] for name in judged)
     say(f"{run}: {len(judged)} values reproduced, {equal} of them to the last digit")
     return {"metrics": again}
 
@@ -56,8 +57,10 @@ def reproduce(config: Config) -> Config:
 def agrees(name: str, recorded: Config, again: Config) -> bool:
     """Whether two measurements of the same are the same but for rounding."""
     before, after = recorded["value"], again["value"]
-    if before == after or (math.isnan(before) and math.isnan(after)):
+    if before == after:
         return True
+    if not (math.isfinite(before) and math.isfinite(after)):
+        return math.isnan(before) and math.isnan(after)
     least = max(TOLERANCE * abs(before), 0.1 * recorded.get("standard_error", 0.0))
     if name.partition("/")[2].startswith(COUNTS):
         least = max(least, 3 / recorded["manifest"]["samples"])

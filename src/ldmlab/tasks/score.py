@@ -17,7 +17,7 @@ from ldmlab.errors import UserError
 from ldmlab.metrics import processes
 from ldmlab.metrics.extractors import Features
 from ldmlab.metrics.names import LEAST_SAMPLES
-from ldmlab.metrics.references import IMAGES, to_channels_first
+from ldmlab.metrics.references import IMAGES, read_arrays, to_channels_first
 from ldmlab.tasks import build, checks, measure
 from ldmlab.tasks.console import say, say_table, track
 from ldmlab.tasks.quality import EXTRACTION_BATCH, Metrics, gather, quality_of
@@ -35,7 +35,7 @@ def score(config: Config) -> Metrics:
     N is the number of images, or `metrics.samples` of them at random; the reference and the floor of real images have
     as many, or as many as the data's split has.
     """
-    checks.check_measuring(config)
+    checks.check_measuring(config, nullable=("metrics.samples",))
     checks.check_data_path(config)
     images = open_images(config["images"])
     seed, asked = config["metrics"]["seed"], config["metrics"]["samples"]
@@ -45,31 +45,31 @@ def score(config: Config) -> Metrics:
     config["metrics"]["samples"] = len(rows)
     checks.check_metrics(config)
     output = Path(config["output"] or f"{Path(config['images'])}.scores.json")
-    with processes.from_environment():
-        data = build.build_data(config)
-        images.check_size(data.info.image_size)
-        quality = quality_of(config, data, build.best_device())
-        if quality.clip_score is not None:
-            raise UserError("metrics.clip_score: these images have no captions; leave it out")
-        own = [rows[place] for place in processes.share(len(rows))]
-        starts = range(0, len(own), EXTRACTION_BATCH)
-        own_features = Features.cat(
-            [
-                quality.extractor(images.read(own[start : start + EXTRACTION_BATCH])).to("cpu")
-                for start in track(starts, len(starts), f"features of {len(rows):,} images")
-            ]
-        )
-        features = gather(own_features, len(rows))
-        metrics = quality.compare(features, "images", {"images": str(config["images"])}, track)
-        metrics |= measure.measure_real(quality, track)
-        if processes.rank() == 0:
-            show(metrics)
-            record = {"images": str(config["images"]), "metrics": metrics, **provenance()}
-            try:
-                write_text(output, json.dumps(record, indent=1))
-            except OSError as error:
-                raise UserError(f"output: cannot write {output} ({error.strerror}): choose another place") from error
-            say(f"{measure.headline(metrics, 'images')}; all values with their manifests: {output}")
+    device = processes.join(build.best_device())
+    data = build.build_data(config)
+    images.check_size(data.info.image_size)
+    quality = quality_of(config, data, device)
+    if quality.clip_score is not None:
+        raise UserError("metrics.clip_score: these images have no captions; leave it out")
+    own = [rows[place] for place in processes.share(len(rows))]
+    starts = range(0, len(own), EXTRACTION_BATCH)
+    own_features = Features.cat(
+        [
+            quality.extractor(images.read(own[start : start + EXTRACTION_BATCH])).to("cpu")
+            for start in track(starts, len(starts), f"features of {len(rows):,} images")
+        ]
+    )
+    features = gather(own_features, len(rows))
+    metrics = quality.compare(features, "images", {"images": str(config["images"])}, track)
+    metrics |= measure.measure_real(quality, track)
+    if processes.rank() == 0:
+        show(metrics)
+        record = {"images": str(config["images"]), "metrics": metrics, **provenance()}
+        try:
+            write_text(output, json.dumps(record, indent=1))
+        except OSError as error:
+            raise UserError(f"output: cannot write {output} ({error.strerror}): choose another place") from error
+        say(f"{measure.headline(metrics, 'images')}; all values with their manifests: {output}")
     return metrics
 
 
@@ -108,11 +108,10 @@ class ImageArray:
 
     def __init__(self, path: Path):
         self.path = path
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                self.images = to_channels_first(file[IMAGES], path)
-        except (OSError, ValueError, KeyError) as error:
-            raise UserError(f"images: {path} holds no images ({str(error).splitlines()[0]})") from error
+        arrays = read_arrays(path, "images")
+        if IMAGES not in arrays:
+            raise UserError(f"images: {path} has no images: there is no {IMAGES}")
+        self.images = to_channels_first(arrays[IMAGES], path)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -154,5 +153,7 @@ def show(metrics: Metrics) -> None:
         return f"{metric['value']:.4g}{error}"
 
     stems = [name.removesuffix("@images") for name in metrics if name.endswith("@images")]
-    rows = [(stem, text(metrics[f"{stem}@images"]), text(metrics.get(f"{stem}@real"))) for stem in stems]
+    rows = [
+        (stem, text(metrics[f"{stem}@images"]), text(measure.floor_of(metrics, f"{stem}@images"))) for stem in stems
+    ]
     say_table(("metric", "images", "real"), rows)

@@ -25,7 +25,7 @@ from ldmlab.tasks import build, measure
 from ldmlab.tasks.console import say, track
 from ldmlab.tasks.grid import grid_conditions
 from ldmlab.tasks.quality import Quality, quality_of, to_device
-from ldmlab.tasks.recipes import measure_diffusion, recipe_of
+from ldmlab.tasks.recipes import measure_diffusion, recipe_key, recipe_of
 from ldmlab.tasks.run import VOLATILE, Run, key_of, read_run, run_name
 from ldmlab.tasks.train_vae import STAGE_TWO, measure_statistics, train_vae
 from ldmlab.tasks.training import device_of, finish, fit, log_values, logging_to, set_up, try_trainer
@@ -180,8 +180,9 @@ def _train_ldm(run: Run, config: Config, quality: Quality, vae_run: Run | None) 
         draw_grid(path, module.ema.average)
         log_picture(trainer, "samples", path)
 
+    few = quality.fewer(metrics_config["preview_samples"], PREVIEWED)
+
     def preview(trainer: L.Trainer, _: L.LightningModule) -> None:
-        few = quality.fewer(metrics_config["preview_samples"], PREVIEWED)
         metrics = measure.measure_generation(
             model, module.ema.average, few, sampler, guidance, description, "preview", track,
             metrics_config["sampling_batch"], metrics_config["seed"],
@@ -215,7 +216,7 @@ def _train_ldm(run: Run, config: Config, quality: Quality, vae_run: Run | None) 
             draw_grid(run.samples / "final.png", average)
             metrics = measure.measure_real(quality, track)
             if vae_run is not None:
-                metrics |= measure.measure_reconstruction(autoencoder, quality, track)
+                metrics |= measure.measure_reconstruction(autoencoder, quality, track, model_fingerprint)
             description |= {"model": model_fingerprint}
             metrics |= measure_diffusion(model, average, quality, config, description, detail)
         finish(
@@ -226,7 +227,7 @@ def _train_ldm(run: Run, config: Config, quality: Quality, vae_run: Run | None) 
             budget,
             loggers,
             samples="samples/final.png",
-            measured={detail: recipe_of(config)},
+            measured={recipe_key(quality, detail): recipe_of(config)},
             parameters={
                 "denoiser": count_parameters(network),
                 "autoencoder": count_parameters(autoencoder),

@@ -18,7 +18,7 @@ from ldmlab.modules.image_data import ImageDataModule
 from ldmlab.tasks import build, measure
 from ldmlab.tasks.console import say, track
 from ldmlab.tasks.quality import quality_of
-from ldmlab.tasks.recipes import recipe_of
+from ldmlab.tasks.recipes import recipe_key, recipe_of
 from ldmlab.tasks.run import Run, RunState, run_name
 from ldmlab.tasks.training import device_of, finish, fit, log_values, logging_to, set_up, try_trainer
 from ldmlab.types import ImageData
@@ -102,7 +102,7 @@ def _train_vae(run: Run, state: RunState, config: Config, made_by: tuple[str, li
         statistics.start()
         measure_statistics(autoencoder, data, device_of(config))
         statistics.stop()
-        build.save_model(
+        fingerprint = build.save_model(
             autoencoder,
             run.checkpoints,
             {
@@ -113,7 +113,7 @@ def _train_vae(run: Run, state: RunState, config: Config, made_by: tuple[str, li
         with budget.aside():
             reconstruct(run.samples / "reconstructions-final.png")
             metrics = measure.measure_real(quality, track)
-            metrics |= measure.measure_reconstruction(autoencoder, quality, track)
+            metrics |= measure.measure_reconstruction(autoencoder, quality, track, fingerprint)
         rows = random_subset(len(val), STATISTICS_IMAGES, 0)
         report = latent_report(autoencoder, (b["image"].to(module.device) for b in in_order(val, rows, 250)))
         log_values(loggers, named_values(report))
@@ -125,7 +125,7 @@ def _train_vae(run: Run, state: RunState, config: Config, made_by: tuple[str, li
             budget,
             loggers,
             more_cost=Cost(seconds=statistics.seconds, cpu_seconds=statistics.cpu_seconds),
-            measured={"reconstruction": recipe_of(config)},
+            measured={recipe_key(quality, "reconstruction"): recipe_of(config)},
             samples="samples/reconstructions-final.png",
             parameters={"autoencoder": count_parameters(autoencoder)},
             latents=report,

@@ -10,7 +10,8 @@ part of the metric's, and none ever takes another's place.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -94,8 +95,7 @@ class FeatureExtractor:
         """
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(f"expected uint8 images (B, 3, H, W), got {images.dtype} {tuple(images.shape)}")
-        # a trainer's mixed precision must not reach the features
-        with torch.autocast(self.device.type, enabled=False):
+        with full_precision(self.device):
             return Features.cat([self._features(part.to(self.device)) for part in images.split(self.batch_size)])
 
     def _features(self, images: Tensor) -> Features:
@@ -104,6 +104,20 @@ class FeatureExtractor:
     def logits(self, pooled: Tensor) -> Tensor | None:
         """Class logits (N, C) that the network gives to pooled features (N, D); None for one that knows no classes."""
         return None
+
+
+@contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """float32 in earnest: neither a trainer's mixed precision nor the TF32 of recent GPUs reaches what measures."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = matmul.allow_tf32
+    settings = {name: getattr(cudnn, name) for name in ("enabled", "benchmark", "deterministic")}
+    matmul.allow_tf32 = False
+    try:
+        with cudnn.flags(**settings, allow_tf32=False), torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        matmul.allow_tf32 = before
 
 
 def check_judge(name: str, weights: str, trained_against: Collection[str]) -> None:

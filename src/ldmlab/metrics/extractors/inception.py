@@ -25,7 +25,7 @@ class InceptionV3(FeatureExtractor):
     """Inception-v3's 2048 pooled features with torch-fidelity's weights and resize: FID and KID as papers report them.
 
     Spatial features are those of sFID (Nash et al. 2021) as ADM's evaluator takes them: the first 7 channels of
-    `mixed_6/conv` of the TensorFlow graph, 17 x 17 x 7 = 2023 numbers.
+    `mixed_6/conv` of the TensorFlow graph, 17 x 17 x 7 = 2023 numbers in its order.
 
     `weights_path` is a downloaded `weights-inception-2015-12-05-6726825d.pth`; None looks in torch.hub's cache, then
     downloads to it. Raises `UserError` without torch-fidelity, without the weights, or with other weights.
@@ -54,7 +54,8 @@ class InceptionV3(FeatureExtractor):
         return PLAIN_NAMES.get(metric, metric)
 
     def _keep(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        self._spatial = output[:, :SPATIAL_CHANNELS].flatten(1)
+        # rows, columns, channels: the order of TensorFlow, and so of published statistics
+        self._spatial = output[:, :SPATIAL_CHANNELS].permute(0, 2, 3, 1).flatten(1)
 
     def _features(self, images: Tensor) -> Features:
         return Features(self.network(images)[0], self._spatial)

@@ -55,8 +55,8 @@ class CLIP(FeatureExtractor):
         self.hash = digest_of(network)
         super().__init__(network, batch_size)
         self.dimensions = network.config.projection_dim
-        self.name = f"clip_vit{network.config.hidden_size}_{network.config.patch_size}"
         self.input_size = network.config.image_size
+        self.name = f"clip_vit{network.config.hidden_size}_{network.config.patch_size}_{self.input_size}"
         self.resize = "bicubic, antialiased, rounded to bytes"
 
     def _features(self, images: Tensor) -> Features:
