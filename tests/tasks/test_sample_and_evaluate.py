@@ -247,7 +247,11 @@ def test_a_folder_of_images_is_scored_as_the_run_that_drew_them(copy_of_trained,
         real = metrics[f"val/{name}_lite0_32@real"]["value"]
         assert scored[f"val/{name}_lite0_32@real"]["value"] == pytest.approx(real, rel=1e-9)
     images = np.stack([np.array(Image.open(path)) for path in sorted((ldmlab.folder / "drawn").glob("0*.png"))])
-    np.savez(ldmlab.folder / "drawn.npz", arr_0=images)
+    assert ldmlab("sample", "from=runs/t/ldm-f4", *arguments, "output=drawn.npz") == 0
+    one_file = np.load(ldmlab.folder / "drawn.npz")
+    assert np.array_equal(one_file["arr_0"], images)
+    assert one_file["arr_1"].tolist() == labels
+    assert json.loads(str(one_file["manifest"]))["sampler"]["steps"] == 2
     assert ldmlab("score", "images=drawn.npz", "output=again.json", *data) == 0
     again = json.loads((ldmlab.folder / "again.json").read_text())["metrics"]
     assert again["val/fd_lite0_32@images"]["value"] == scored["val/fd_lite0_32@images"]["value"]

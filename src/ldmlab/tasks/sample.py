@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -55,7 +56,11 @@ def parse_labels(asked: Any, class_names: tuple[str, ...], n: int) -> list[int]:
 
 
 def sample(config: Config) -> Path:
-    """Writes n PNGs, each with its making in its metadata, and a grid; returns their folder."""
+    """Writes n PNGs, each with its making in its metadata, and a grid; returns their folder.
+
+    An `output` that ends in .npz takes all images as one file instead, as ADM's evaluator and `ldmlab score` read it:
+    `arr_0` uint8 (n, H, W, 3), and labels in `arr_1`.
+    """
     checks.check_measuring(config)
     run = read_run(config["from"], "diffusion", "from")
     model, description = build.load_diffusion(run.path)
@@ -80,31 +85,42 @@ def sample(config: Config) -> Path:
     elif config["label"] is not None:
         raise UserError("label: this model was not trained with class labels")
 
-    folder = Path(config["output"]) if config["output"] else run.samples / f"{name}-seed{config['seed']}-{detail}"
-    folder.mkdir(parents=True, exist_ok=True)
+    place = Path(config["output"]) if config["output"] else run.samples / f"{name}-seed{config['seed']}-{detail}"
+    one_file = place.suffix == ".npz"
+    try:
+        (place.parent if one_file else place).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"output: cannot make {place} ({error.strerror}): choose another place") from error
     size = info.image_size // model.autoencoder.downsampling_factor
-    shown: list[Tensor] = []
+    making = {
+        "run": str(run),
+        "model": description["fingerprint"],
+        "sampler": sampler_config,
+        "guidance": guidance_config,
+    }
+    kept: list[Tensor] = []  # all images for one file, those of the grid otherwise
     starts = range(0, config["n"], config["batch_size"])
     for start in track(starts, len(starts), f"sampling {config['n']} images"):
         rows = range(start, min(start + config["batch_size"], config["n"]))
         conditions: Batch = {} if labels is None else {"label": torch.tensor([labels[i] for i in rows], device=device)}
         seeds = [measure.seed_of(config["seed"], row) for row in rows]
         drawn = to_uint8(model.sample(conditions, seeds, size, sampler, guidance).images).cpu()
-        for row, image in zip(rows, drawn, strict=True):
-            making = {
-                "run": str(run),
-                "model": description["fingerprint"],
-                "seed": f"{config['seed']}/{row}",
-                "label": None if labels is None else info.class_names[labels[row]],
-                "sampler": sampler_config,
-                "guidance": guidance_config,
-            }
-            save_png(image, folder / f"{row:05d}.png", making)
-        shown += drawn[: GRID_IMAGES - len(shown)]
-    save_grid(torch.stack(shown) / 127.5 - 1, folder / "grid.png", columns=min(8, config["n"]))
+        kept += drawn if one_file else drawn[: GRID_IMAGES - len(kept)]
+        for row, image in zip(() if one_file else rows, drawn, strict=False):
+            told = None if labels is None else info.class_names[labels[row]]
+            own = {**making, "seed": f"{config['seed']}/{row}", "label": told}
+            save_png(image, place / f"{row:05d}.png", own)
+    if one_file:
+        images = torch.stack(kept).permute(0, 2, 3, 1).numpy()
+        arrays = {} if labels is None else {"arr_1": np.array(labels)}
+        about = json.dumps({**making, "seed": config["seed"]})
+        np.savez(place, arr_0=images, manifest=np.array(about), **arrays)  # type: ignore[arg-type]
+        say(f"{config['n']} images in {place}")
+        return place
+    save_grid(torch.stack(kept) / 127.5 - 1, place / "grid.png", columns=min(8, config["n"]))
     together = "together" if config["n"] <= GRID_IMAGES else f"the first {GRID_IMAGES} together"
-    say(f"{config['n']} images in {folder}, {together} in {folder / 'grid.png'}")
-    return folder
+    say(f"{config['n']} images in {place}, {together} in {place / 'grid.png'}")
+    return place
 
 
 def save_png(image: Tensor, path: Path, making: Config) -> None:
