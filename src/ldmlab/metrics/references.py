@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import zipfile
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ldmlab.errors import UserError
+from ldmlab.metrics.efficientnet_lite import file_digest
 from ldmlab.metrics.extractors import FeatureExtractor, Features
 from ldmlab.metrics.frechet import Gaussian
 
@@ -143,8 +143,7 @@ def to_channels_first(images: np.ndarray, path: Path) -> Tensor:
 def file_hash(path: Path) -> str:
     """The start of a file's SHA-256; raises `UserError` where there is none."""
     try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()[:32]
+        return file_digest(path)[:32]
     except OSError as error:
         raise UserError(f"metrics.reference: cannot read {path} ({error.strerror})") from error
 

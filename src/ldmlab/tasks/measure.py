@@ -43,19 +43,17 @@ def measure_reconstruction(
     own = [quality.rows[place] for place in processes.share(quality.samples)]
     batches = in_order(source, own, EXTRACTION_BATCH)
     values: dict[str, list[Tensor]] = {}
-    features: dict[str, list[Features]] = {"images": [], "reconstructions": []}
+    features: list[Features] = []
     count = -(-len(own) // EXTRACTION_BATCH)
     for batch in track(batches, count, f"reconstructing {quality.samples:,} images"):
         images = batch["image"].to(quality.device)
         reconstructions = reconstruct(autoencoder, images)
         for name, value in reconstruction_quality(images, reconstructions, quality.lpips).items():
             values.setdefault(name, []).append(value.double().cpu())
-        features["images"].append(quality.features([images]))
-        features["reconstructions"].append(quality.features([reconstructions]))
+        features.append(quality.features([reconstructions]))
     per_image = {name: processes.gather_rows(torch.cat(parts), quality.samples) for name, parts in values.items()}
-    pooled = {name: gather(Features.cat(parts), quality.samples).pooled for name, parts in features.items()}
     per_image[f"recon_{quality.extractor.metric_name('feature_loss')}"] = feature_loss(
-        pooled["images"], pooled["reconstructions"]
+        quality.own_features(track).pooled, gather(Features.cat(features), quality.samples).pooled
     )
     manifest = {
         "split": quality.split,

@@ -160,6 +160,14 @@ class Quality:
             self.made = Reference(title, len(features), self._key(self.split, self.reference_rows), features)
         return self.made
 
+    def own_features(self, track: Track) -> Features:
+        """Features of the N images: the first of the reference, unless that is published."""
+        if self.published is None:
+            reference = self.reference(track).features
+            assert reference is not None
+            return reference[: self.samples]
+        return self._real_features(self.split, self.rows, track)
+
     def floor_features(self, track: Track) -> Features:
         """Features of the further real images, made once and kept on disk."""
         return self._real_features(self.floor_split, self.floor_rows, track)

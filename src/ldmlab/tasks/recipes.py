@@ -14,10 +14,10 @@ from ldmlab.tasks.quality import Metrics, Quality
 Config = dict[str, Any]
 
 
-def recipe_of(config: Config, suffix: str = "") -> Config:
-    """The settings that a measurement depends on, beside model and data; `suffix` is that of the metrics' names."""
+def recipe_of(config: Config) -> Config:
+    """The settings that a run measures itself with, beside model and data; the metrics' names then have no suffix."""
     keys = ("metrics", "sampler", "guidance")
-    return {**{key: config[key] for key in keys if key in config}, "suffix": suffix}
+    return {**{key: config[key] for key in keys if key in config}, "suffix": ""}
 
 
 def recipe_key(quality: Quality, detail: str) -> str:

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ldmlab.errors import UserError
@@ -118,6 +119,21 @@ def full_precision(device: torch.device) -> Iterator[None]:
             yield
     finally:
         matmul.allow_tf32 = before
+
+
+def resized(images: Tensor, size: int) -> Tensor:
+    """Images (B, 3, H, W) at `size` x `size`, bicubic with antialiasing; those of that size as they are."""
+    if images.shape[-2:] == (size, size):
+        return images
+    return F.interpolate(images, (size, size), mode="bicubic", antialias=True)
+
+
+def resized_to_bytes(images: Tensor, size: int) -> Tensor:
+    """The same in whole numbers of 0..255, as bicubic overshoots.
+
+    Images resized beforehand, to bytes in a file, and images resized here then give the same features.
+    """
+    return resized(images, size).clamp(0, 255).round()
 
 
 def check_judge(name: str, weights: str, trained_against: Collection[str]) -> None:

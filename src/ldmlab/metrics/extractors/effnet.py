@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ldmlab.metrics.efficientnet_lite import FEATURES, VARIANTS, EfficientNetLite, load_efficientnet_lite
-from ldmlab.metrics.extractors.base import FeatureExtractor, Features
+from ldmlab.metrics.extractors.base import FeatureExtractor, Features, resized_to_bytes
 
 SPATIAL_STAGE = 4
 """The last stage at 1/16 of the input size, about where sFID takes Inception's."""
@@ -37,12 +36,7 @@ class EffNetLite0(FeatureExtractor):
 
     def _features(self, images: Tensor) -> Features:
         x = images.float().contiguous(memory_format=torch.channels_last)
-        size = (self.input_size, self.input_size)
-        if x.shape[-2:] != size:
-            x = F.interpolate(x, size, mode="bicubic", antialias=True)
-            # bicubic overshoots; bytes again, so that images resized beforehand and here give the same features
-            x = x.clamp(0, 255).round()
-        stages = self.network.stages((x - 127) / 128)
+        stages = self.network.stages((resized_to_bytes(x, self.input_size) - 127) / 128)
         spatial = stages[SPATIAL_STAGE]
         channels = max(1, FEATURES // spatial[0, 0].numel())
         return Features(stages[-1].mean((2, 3)), spatial[:, :channels].flatten(1))

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ldmlab.metrics.extractors.base import FeatureExtractor, Features
+from ldmlab.metrics.extractors.base import FeatureExtractor, Features, resized, resized_to_bytes
 from ldmlab.metrics.pretrained import digest_of, load_pretrained
 
 INPUT_SIZE = 224
@@ -39,7 +39,7 @@ class DINOv2(FeatureExtractor):
         self.resize = "bicubic, antialiased"
 
     def _features(self, images: Tensor) -> Features:
-        x = resized(images.float()) / 255
+        x = resized(images.float(), INPUT_SIZE) / 255
         return Features(self.network(pixel_values=normalised(x, *IMAGENET)).pooler_output)
 
 
@@ -65,15 +65,7 @@ class CLIP(FeatureExtractor):
 
 def clip_pixels(images: Tensor, size: int) -> Tensor:
     """uint8 images (B, 3, H, W) as a CLIP model of input size `size` takes them."""
-    x = resized(images.float(), size).clamp(0, 255).round() / 255
-    return normalised(x, *CLIP_PIXELS)
-
-
-def resized(images: Tensor, size: int = INPUT_SIZE) -> Tensor:
-    """Images (B, 3, H, W) at `size` x `size`, bicubic with antialiasing; those of that size as they are."""
-    if images.shape[-2:] == (size, size):
-        return images
-    return F.interpolate(images, (size, size), mode="bicubic", antialias=True)
+    return normalised(resized_to_bytes(images.float(), size) / 255, *CLIP_PIXELS)
 
 
 def normalised(x: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
