@@ -57,7 +57,7 @@ def test_the_exact_network_has_no_loss_and_samples_its_image(prediction, schedul
     diffusion = model(objective)
     diffusion.network.denoiser = Oracle(x0, objective)
     images = {"image": x0.repeat(4, 1, 1, 1), "label": torch.zeros(4, dtype=torch.long)}
-    assert diffusion.loss(images).max() < 1e-5
+    assert DiffusionLoss(diffusion)(diffusion, images).max() < 1e-5
     if prediction == "epsilon" and isinstance(schedule, RectifiedFlow):
         return  # at t = 1 there is no signal from which the noise would give x0
     samples = diffusion.sample({"label": torch.tensor([0])}, [1], 16, DDIM(5), NoGuidance())
@@ -70,7 +70,7 @@ def test_the_stated_share_of_samples_is_not_told_its_class():
     embedding = diffusion.network.conditioner.embedding
     embedding.register_forward_pre_hook(lambda module, arguments: told.append(arguments[0]))
     for _ in range(40):
-        diffusion.loss(batch(50))
+        DiffusionLoss(diffusion)(diffusion, batch(50))
     dropped = (torch.cat(told) == DATA.num_classes).float().mean().item()
     assert dropped == pytest.approx(0.25, abs=0.04)
 
@@ -116,7 +116,7 @@ def test_cached_moments_train_like_the_images_they_came_from():
     losses = []
     for data in (images, cached):
         torch.manual_seed(3)
-        losses.append(diffusion.loss(data))
+        losses.append(DiffusionLoss(diffusion)(diffusion, data))
     torch.testing.assert_close(losses[0], losses[1])
 
 
@@ -129,7 +129,7 @@ def test_latents_are_drawn_anew_from_cached_moments():
 def test_the_autoencoder_is_frozen_and_stays_in_evaluation_mode():
     diffusion = model(autoencoder=KLAutoencoder(4, 3, channels=16)).train()
     assert not diffusion.autoencoder.training
-    diffusion.loss(batch()).sum().backward()
+    DiffusionLoss(diffusion)(diffusion, batch()).sum().backward()
     assert all(parameter.grad is None for parameter in diffusion.autoencoder.parameters())
     assert diffusion.network.denoiser.conv_in.weight.grad.abs().sum() > 0
 
@@ -171,7 +171,7 @@ def test_the_weighting_multiplies_each_sample_s_squared_error():
     losses = []
     for diffusion in (plain, weighted):
         torch.manual_seed(2)
-        losses.append(diffusion.loss(images))
+        losses.append(DiffusionLoss(diffusion)(diffusion, images))
     torch.manual_seed(2)
     plain.draw_latents(images)
     alpha, sigma = Cosine().coefficients(Discrete()(4, torch.device("cpu")))
@@ -180,7 +180,7 @@ def test_the_weighting_multiplies_each_sample_s_squared_error():
 
 def test_the_unconditional_model_needs_no_labels():
     diffusion = model(conditioner=NoConditioner)
-    assert diffusion.loss({"image": batch()["image"]}).shape == (4,)
+    assert DiffusionLoss(diffusion)(diffusion, {"image": batch()["image"]}).shape == (4,)
     assert diffusion.sample({}, [1, 2], 16, DDIM(1), NoGuidance()).images.shape == (2, 3, 16, 16)
 
 

@@ -186,7 +186,10 @@ class Budget(L.Callback):
 
 def step_flops(module: Any, batch: Batch) -> float:
     """Floating-point operations of one forward and backward pass of `module.loss(batch)`; leaves no trace."""
+    before = [buffer.clone() for buffer in module.buffers()]
     with torch.random.fork_rng():
         flops = count_flops(lambda: module.loss(batch).backward())
     module.zero_grad(set_to_none=True)
+    for buffer, value in zip(module.buffers(), before, strict=True):
+        buffer.copy_(value)
     return float(flops)

@@ -12,7 +12,7 @@ class Conditioner(nn.Module):
     """Turns what a batch knows into a `Conditioning`.
 
     `vector_width` is the width D of the `vector` route that it fills, 0 if it leaves that route empty. `needs` names
-    the entries of a batch that it reads.
+    the entries of a batch that it reads, `classes` what they can say where that is a list of names.
 
     `drop` (B,) bool marks the samples that are to hear nothing. The training draws it once per sample for all
     conditioners together, so that the unconditional model is trained at the stated rate.
@@ -20,6 +20,7 @@ class Conditioner(nn.Module):
 
     vector_width: int = 0
     needs: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
 
     def forward(self, batch: Batch, drop: Tensor | None = None) -> Conditioning:
         """The conditioning of a batch."""

@@ -19,6 +19,7 @@ class ClassLabel(Conditioner):
 
     def __init__(self, data: DataInfo, width: int = 128):
         super().__init__()
+        self.classes = data.class_names
         self.num_classes = data.num_classes
         self.vector_width = width
         self.embedding = nn.Embedding(data.num_classes + 1, width)

@@ -30,6 +30,7 @@ class UNet(nn.Module):
     Args:
         in_channels: channels C of the sample.
         condition_width: width D of the conditioning's `vector` route, 0 if there is none.
+        out_channels: channels of the prediction, None for as many as the sample has; twice for learned variance.
         channels: width of the first level.
         channel_multipliers: width of each level in units of `channels`; each level after the first halves the size.
         blocks: residual blocks a level on the way down; the way up has one more.
@@ -44,6 +45,7 @@ class UNet(nn.Module):
         self,
         in_channels: int,
         condition_width: int = 0,
+        out_channels: int | None = None,
         channels: int = 64,
         channel_multipliers: Sequence[int] = (1, 2),
         blocks: int = 1,
@@ -97,7 +99,7 @@ class UNet(nn.Module):
             self.up.append(stage)
 
         self.norm_out = group_norm(width)
-        self.conv_out = zero_init(nn.Conv2d(width, in_channels * patch_size**2, 3, padding=1))
+        self.conv_out = zero_init(nn.Conv2d(width, (out_channels or in_channels) * patch_size**2, 3, padding=1))
 
     def forward(self, x: Tensor, t: Tensor, conditioning: Conditioning | None = None) -> Tensor:
         """Prediction (B, C, h, w) for a noisy sample x (B, C, h, w) at times t (B,).

@@ -1,28 +1,43 @@
-"""Guidance: how the conditional and the unconditional prediction are combined, in the sampler and for all channels."""
+"""Guidance: how the conditional prediction and a worse one are combined, in the sampler and for all channels.
+
+All of them extrapolate x0 and noise alike, which together give xt again, so a guidance works with any prediction type.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 
 from ldmlab.diffusion.predictions import Prediction
-from ldmlab.types import Conditioning
 
-ConditionalDenoise = Callable[[Tensor, Tensor, Conditioning], Prediction]
-"""(xt (B, ...), t (B,), conditioning) -> x0 and noise."""
+
+class Guidable(Protocol):
+    """A conditional model and what it can be guided by. All take xt (B, ...) and t (B,)."""
+
+    def conditional(self, xt: Tensor, t: Tensor) -> Prediction:
+        """The model's prediction under its conditions."""
+        ...
+
+    def both(self, xt: Tensor, t: Tensor, batched: bool) -> tuple[Prediction, Prediction]:
+        """The conditional and the unconditional prediction, from one evaluation of 2B samples if `batched`."""
+        ...
+
+    def weaker(self, guide: Any, xt: Tensor, t: Tensor) -> Prediction:
+        """The prediction of `guide`, another model, under the same conditions."""
+        ...
+
+    def with_x0(self, x0: Tensor, xt: Tensor, t: Tensor) -> Prediction:
+        """The prediction of which x0 is known."""
+        ...
 
 
 class Guidance(Protocol):
     """A way to evaluate a conditional model."""
 
-    def __call__(
-        self, denoise: ConditionalDenoise, xt: Tensor, t: Tensor, conditioning: Conditioning, null: Conditioning
-    ) -> Prediction:
-        """The guided prediction at xt; `null` is the conditioning of the unconditional model."""
+    def __call__(self, model: Guidable, xt: Tensor, t: Tensor) -> Prediction:
+        """The guided prediction at xt (B, ...), t (B,)."""
         ...
 
 
@@ -30,21 +45,14 @@ class Guidance(Protocol):
 class NoGuidance:
     """The conditional model as it is."""
 
-    def __call__(
-        self, denoise: ConditionalDenoise, xt: Tensor, t: Tensor, conditioning: Conditioning, null: Conditioning
-    ) -> Prediction:
-        """The guided prediction at xt; `null` is the conditioning of the unconditional model."""
-        return denoise(xt, t, conditioning)
+    def __call__(self, model: Guidable, xt: Tensor, t: Tensor) -> Prediction:
+        """The guided prediction at xt (B, ...), t (B,)."""
+        return model.conditional(xt, t)
 
 
 @dataclass(frozen=True)
-class ClassifierFree:
-    """unconditional + scale · (conditional - unconditional) (Ho and Salimans 2022, eq. 6, with scale = 1 + w).
-
-    Scale 1 is the conditional model and costs one evaluation. Guidance acts for t within [`start`, `stop`] only
-    (Kynkäänniemi et al. 2024); outside, the second evaluation is not paid. Both evaluations go through the network
-    as one batch.
-    """
+class _Extrapolation:
+    """worse + scale · (conditional - worse) for t within [`start`, `stop`]; outside, the conditional model alone."""
 
     scale: float = 2.0
     start: float = 0.0
@@ -52,15 +60,72 @@ class ClassifierFree:
 
     def __post_init__(self) -> None:
         for name in ("scale", "start", "stop"):
-            if not isinstance(getattr(self, name), (int, float)):
-                raise ValueError(f"guidance.{name}: a number is needed, not {getattr(self, name)}")
+            value = getattr(self, name)
+            if not isinstance(value, (int, float)) or isinstance(value, bool):
+                raise ValueError(f"guidance.{name}: a number is needed, not {value}")
 
-    def __call__(
-        self, denoise: ConditionalDenoise, xt: Tensor, t: Tensor, conditioning: Conditioning, null: Conditioning
-    ) -> Prediction:
-        """The guided prediction at xt; `null` is the conditioning of the unconditional model."""
-        if self.scale == 1 or not self.start <= t[0].item() <= self.stop:
-            return denoise(xt, t, conditioning)
-        both = denoise(torch.cat([xt, xt]), torch.cat([t, t]), conditioning.concatenate(null))
-        (x0, x0_null), (noise, noise_null) = both.x0.chunk(2), both.noise.chunk(2)
-        return Prediction(x0_null + self.scale * (x0 - x0_null), noise_null + self.scale * (noise - noise_null))
+    def acts(self, t: Tensor) -> bool:
+        """Whether a second evaluation is paid at times t (B,), all equal."""
+        return self.scale != 1 and self.start <= t[0].item() <= self.stop
+
+    def extrapolate(self, good: Prediction, worse: Prediction) -> Prediction:
+        """From the worse prediction through the good one; variance, if learned, is the good one's."""
+        x0 = worse.x0 + self.scale * (good.x0 - worse.x0)
+        return Prediction(x0, worse.noise + self.scale * (good.noise - worse.noise), good.variance)
+
+
+@dataclass(frozen=True)
+class ClassifierFree(_Extrapolation):
+    """unconditional + scale · (conditional - unconditional) (Ho and Salimans 2022, eq. 6, with scale = 1 + w).
+
+    Scale 1 is the conditional model and costs one evaluation. Guidance acts for t within [`start`, `stop`] only
+    (Kynkäänniemi et al. 2024); outside, the second evaluation is not paid. `rescale` above 0 brings x0 back to the
+    spread that it has without guidance, by that share (Lin et al. 2023, section 3.4), against overexposure at high
+    scales. `batched`: both evaluations in one pass of twice the batch, or one after the other in less memory.
+    """
+
+    rescale: float = 0.0
+    batched: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.rescale, (int, float)) or not 0 <= self.rescale <= 1:
+            raise ValueError(f"guidance.rescale: a number from 0 to 1 is needed, not {self.rescale}")
+
+    def __call__(self, model: Guidable, xt: Tensor, t: Tensor) -> Prediction:
+        """The guided prediction at xt (B, ...), t (B,)."""
+        if not self.acts(t):
+            return model.conditional(xt, t)
+        conditional, unconditional = model.both(xt, t, self.batched)
+        guided = self.extrapolate(conditional, unconditional)
+        if self.rescale == 0:
+            return guided
+        ratio = spread(conditional.x0) / spread(guided.x0).clamp(min=1e-8)
+        x0 = guided.x0 * (self.rescale * ratio + 1 - self.rescale)  # eq. 15 and 16
+        return Prediction(x0, model.with_x0(x0, xt, t).noise, guided.variance)
+
+
+def spread(x: Tensor) -> Tensor:
+    """The standard deviation of each sample of a batch (B, ...), shaped (B, 1, ..., 1)."""
+    return x.flatten(1).std(1).reshape(-1, *[1] * (x.ndim - 1))
+
+
+@dataclass(frozen=True)
+class Autoguidance(_Extrapolation):
+    """guide + scale · (model - guide), the guide being a weaker version of the model (Karras et al. 2024b, eq. 3).
+
+    `guide` is a model with the same latents and path, smaller or trained for less long; a config names its run. Needs
+    no conditions to be left out, and so serves unconditional models too. Costs an evaluation of the guide.
+    """
+
+    guide: Any = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.guide is None:
+            raise ValueError("guidance.guide: the folder of a weaker run is needed, guidance.guide=runs/STUDY/NAME")
+
+    def __call__(self, model: Guidable, xt: Tensor, t: Tensor) -> Prediction:
+        """The guided prediction at xt (B, ...), t (B,)."""
+        good = model.conditional(xt, t)
+        return self.extrapolate(good, model.weaker(self.guide, xt, t)) if self.acts(t) else good

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ldmlab.modules.ema import PowerEMA
+from ldmlab.modules.loss import DiffusionLoss
 from ldmlab.modules.model import ConditionalDenoiser, LatentDiffusion
 from ldmlab.optimizers.groups import parameter_groups
 from ldmlab.types import Batch
@@ -24,15 +25,18 @@ class LatentDiffusionModule(L.LightningModule):
     The average is a submodule, so a checkpoint always holds both and no weights are ever swapped.
     """
 
-    def __init__(self, model: LatentDiffusion, optimizer: OptimizerFactory, ema_gamma: float):
+    def __init__(
+        self, model: LatentDiffusion, optimizer: OptimizerFactory, ema_gamma: float, drop_probability: float = 0.1
+    ):
         super().__init__()
         self.model = model
+        self.criterion = DiffusionLoss(model, drop_probability)
         self.ema: PowerEMA[ConditionalDenoiser] = PowerEMA(model.network, ema_gamma)
         self.optimizer = optimizer
 
     def loss(self, batch: Batch) -> Tensor:
         """The mean loss of a batch."""
-        return self.model.loss(batch).mean()
+        return self.criterion(self.model, batch).mean()
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """The mean loss of a batch, logged."""
@@ -41,8 +45,8 @@ class LatentDiffusionModule(L.LightningModule):
         return loss
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """The optimiser over denoiser and conditioner; the budget sets its learning rate at every step."""
-        return self.optimizer(parameter_groups(self.model.network))
+        """The optimiser over denoiser, conditioner and loss; the budget sets its learning rate at every step."""
+        return self.optimizer(parameter_groups(self.model.network, self.criterion))
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """A step of the optimiser, then of the average: with accumulated gradients that is not every batch."""

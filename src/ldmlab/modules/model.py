@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,9 +12,10 @@ from torch import Tensor, nn
 from ldmlab.autoencoders.base import Autoencoder, DiagonalGaussian
 from ldmlab.conditioners.base import Conditioner
 from ldmlab.diffusion.guidance import Guidance
-from ldmlab.diffusion.predictions import PREDICTIONS, Prediction, PredictionType
+from ldmlab.diffusion.likelihood import Bins
+from ldmlab.diffusion.predictions import PREDICTIONS, Epsilon, Prediction, PredictionType
 from ldmlab.diffusion.samplers import PerSampleNoise, Sampler
-from ldmlab.diffusion.schedules import Schedule, add_noise, expand
+from ldmlab.diffusion.schedules import Schedule, expand
 from ldmlab.diffusion.times import TimeSampler
 from ldmlab.diffusion.weightings import Weighting
 from ldmlab.types import Batch, Conditioning
@@ -25,6 +27,9 @@ class Objective:
 
     `clip_x0`: whether predictions of x0 are clipped, while sampling, to the range of the (normalised) data, as DDPM
     does with pixels. An epsilon model needs it: near t = 1 an error of epsilon is divided by a tiny alpha.
+    `learned_variance`: the network has as many outputs again, which say the variance of each step of the chain; they
+    are trained by the variational bound, `bound_weight` times (Nichol and Dhariwal 2021, eq. 16).
+    `learned_uncertainty`: the loss of each noise level is divided by what it is expected to be (Karras et al. 2024).
     """
 
     schedule: Schedule
@@ -32,26 +37,48 @@ class Objective:
     times: TimeSampler
     weighting: Weighting
     clip_x0: bool = False
+    learned_variance: bool = False
+    bound_weight: float = 1e-3
+    learned_uncertainty: bool = False
 
-    @classmethod
-    def from_names(
-        cls,
-        schedule: Schedule,
-        prediction: str,
-        times: TimeSampler,
-        weighting: Weighting,
-        clip_x0: bool = False,
-    ) -> Objective:
-        """The objective as a config in `conf/scheduler` states it; raises ValueError for an unknown prediction."""
-        if prediction not in PREDICTIONS:
-            raise ValueError(f'scheduler.prediction is one of {", ".join(PREDICTIONS)}, not "{prediction}"')
-        alpha, _ = schedule.coefficients(torch.ones(1))
-        if prediction == "epsilon" and alpha.item() == 0:
+    def __post_init__(self) -> None:
+        if isinstance(self.prediction, Epsilon) and self.schedule.ends_in_noise:
             raise ValueError(
                 "scheduler.prediction: epsilon says nothing about x0 at the end of this path, where only noise is "
                 "left; use v or velocity"
             )
-        return cls(schedule, PREDICTIONS[prediction], times, weighting, clip_x0)
+        chain = self.schedule.chain
+        if self.learned_variance and chain is None:
+            raise ValueError(
+                "scheduler.learned_variance: the steps of a chain have variances, and this path is none; use "
+                "scheduler=linear, scaled_linear, cosine or sigmoid"
+            )
+        steps = getattr(self.times, "steps", None)
+        if steps is not None and self.schedule.smallest_time > 1.5 / steps:
+            raise ValueError(
+                f"scheduler.times: {steps} discrete times reach noise levels below the smallest of this path; use "
+                "times of its own, such as ldmlab.diffusion.times.LogNormal"
+            )
+        if self.learned_variance and steps != chain:
+            raise ValueError(
+                "scheduler.times: a learned variance is trained at the steps of the chain; use "
+                "ldmlab.diffusion.times.Discrete or ImportanceSampled with as many steps"
+            )
+
+    @classmethod
+    def from_names(
+        cls, dimension: int, prediction: str | PredictionType, schedule: Schedule, **choices: Any
+    ) -> Objective:
+        """The objective as a config in `conf/scheduler` states it, for samples of `dimension` values.
+
+        Raises:
+            ValueError: there is no such prediction, or choices that do not fit together.
+        """
+        if isinstance(prediction, str):
+            if prediction not in PREDICTIONS:
+                raise ValueError(f'scheduler.prediction is one of {", ".join(PREDICTIONS)}, not "{prediction}"')
+            prediction = PREDICTIONS[prediction]
+        return cls(schedule.for_dimension(dimension), prediction, **choices)
 
 
 class ConditionalDenoiser(nn.Module):
@@ -82,21 +109,13 @@ class LatentDiffusion(nn.Module):
         autoencoder: stage one; its weights are not trained here.
         network: the trained part.
         objective: path, prediction, times and weighting.
-        drop_probability: share of training samples that are not told their condition, for classifier-free guidance.
     """
 
-    def __init__(
-        self,
-        autoencoder: Autoencoder,
-        network: ConditionalDenoiser,
-        objective: Objective,
-        drop_probability: float = 0.1,
-    ):
+    def __init__(self, autoencoder: Autoencoder, network: ConditionalDenoiser, objective: Objective):
         super().__init__()
         self.autoencoder = autoencoder.requires_grad_(False).eval()
         self.network = network
         self.objective = objective
-        self.drop_probability = drop_probability
 
     def train(self, mode: bool = True) -> LatentDiffusion:
         """Training mode for the network; the autoencoder stays frozen."""
@@ -113,37 +132,48 @@ class LatentDiffusion(nn.Module):
             posterior = self.autoencoder.encode(batch["image"])
         return self.autoencoder.normalize(posterior.sample())
 
-    def loss(self, batch: Batch) -> Tensor:
-        """The weighted squared error of the network's output for each sample, (B,)."""
-        x0 = self.draw_latents(batch)
-        batch_size, device = x0.shape[0], x0.device
-        t = self.objective.times(batch_size, device)
-        noise = torch.randn_like(x0)
+    def output(
+        self, network: ConditionalDenoiser, xt: Tensor, t: Tensor, conditioning: Conditioning
+    ) -> tuple[Tensor, Tensor | None]:
+        """What `network` says at xt (B, C, h, w) and times t (B,): its output, and the variance if that is learned.
+
+        The variance is the share of the way from the smallest to the largest that a step can have; the network's -1 to
+        1 are 0 to 1, as in Nichol and Dhariwal's code, and it may leave that range.
+        """
         alpha, sigma = self.objective.schedule.coefficients(t)
-        xt = add_noise(self.objective.schedule, x0, noise, t)
-
-        drop = torch.rand(batch_size, device=device) < self.drop_probability
-        conditioning = self.network.conditioner(batch, drop)
-        output = self.network.denoiser(xt, t, conditioning)
-
-        target = self.objective.prediction.target(x0, noise, alpha, sigma)
-        weight = self.objective.weighting(alpha, sigma, self.objective.prediction)
-        return weight * (output - target).square().flatten(1).mean(1)
+        scale = expand(self.objective.prediction.input_scale(alpha, sigma), xt)
+        output = network.denoiser(scale * xt, t, conditioning).float()
+        if not self.objective.learned_variance:
+            return output, None
+        output, variance = output.chunk(2, dim=1)
+        return output, (variance + 1) / 2
 
     def denoise(self, network: ConditionalDenoiser, xt: Tensor, t: Tensor, conditioning: Conditioning) -> Prediction:
         """x0 and noise as `network` predicts them at normalised latents xt (B, C, h, w) and times t (B,)."""
         alpha, sigma = self.objective.schedule.coefficients(t)
-        output = network.denoiser(xt, t, conditioning).float()
-        return self.objective.prediction.to_prediction(output, xt, alpha, sigma)
+        output, variance = self.output(network, xt, t, conditioning)
+        return replace(self.objective.prediction.to_prediction(output, xt, alpha, sigma), variance=variance)
+
+    def bins(self) -> Bins | None:
+        """The cells of 8-bit images in normalised values, None for latents, which have no such cells."""
+        if self.autoencoder.downsampling_factor > 1:
+            return None
+        device = self.autoencoder.latent_mean.device
+        black = torch.full((1, self.autoencoder.latent_channels, 1, 1), -1.0, device=device)
+        lowest, highest = self.autoencoder.normalize(black), self.autoencoder.normalize(-black)
+        return Bins((highest - lowest) / (2 * 255), lowest, highest)
 
     def clip(self, prediction: Prediction, xt: Tensor, t: Tensor) -> Prediction:
         """The prediction with x0 in the range of the data, where the objective asks for it, and the noise to match."""
         if not self.objective.clip_x0:
             return prediction
-        alpha, sigma = self.objective.schedule.coefficients(t)
         low, high = self.autoencoder.normalized_range()
         x0 = torch.minimum(torch.maximum(prediction.x0, low), high)
-        return Prediction(x0, (xt - expand(alpha, xt) * x0) / expand(sigma, xt))
+        return replace(self.with_x0(x0, xt, t), variance=prediction.variance)
+
+    def with_x0(self, x0: Tensor, xt: Tensor, t: Tensor) -> Prediction:
+        """The prediction of which x0 is known; the noise is what is left of xt."""
+        return Prediction.from_x0(x0, xt, *self.objective.schedule.coefficients(t))
 
     @torch.inference_mode()
     def sample(
@@ -173,22 +203,44 @@ class LatentDiffusion(nn.Module):
 class GuidedDenoiser:
     """What a sampler sees of the model: `denoise(xt, t)` for `count` samples under `conditions`, guided.
 
-    `rows` counts what went through the network: guidance sends two rows for each sample.
+    `rows` counts what went through the network, and the guide's: guidance sends two rows for each sample.
     """
 
     def __init__(
         self, model: LatentDiffusion, network: ConditionalDenoiser, conditions: Batch, count: int, guidance: Guidance
     ):
-        self.model, self.network, self.guidance = model, network, guidance
+        self.model, self.network, self.guidance, self.conditions = model, network, guidance, conditions
         self.device = next(network.parameters()).device
-        self.conditioning = network.conditioner(conditions)
+        self.told = network.conditioner(conditions)
         self.null = network.conditioner.null(count, self.device)
         self.rows = 0
 
     def __call__(self, xt: Tensor, t: Tensor) -> Prediction:
         """x0 and noise at xt (B, C, h, w), t (B,)."""
         # clipped after guidance, which leaves the range of what it is given
-        return self.model.clip(self.guidance(self._evaluate, xt, t, self.conditioning, self.null), xt, t)
+        return self.model.clip(self.guidance(self, xt, t), xt, t)
+
+    def conditional(self, xt: Tensor, t: Tensor) -> Prediction:
+        """The model's prediction under its conditions."""
+        return self._evaluate(xt, t, self.told)
+
+    def both(self, xt: Tensor, t: Tensor, batched: bool) -> tuple[Prediction, Prediction]:
+        """The conditional and the unconditional prediction, from one evaluation of 2B samples if `batched`."""
+        if not batched:
+            return self._evaluate(xt, t, self.told), self._evaluate(xt, t, self.null)
+        both = self._evaluate(torch.cat([xt, xt]), torch.cat([t, t]), self.told.concatenate(self.null))
+        parts = [(None, None) if part is None else part.chunk(2) for part in (both.x0, both.noise, both.variance)]
+        told, null = (Prediction(*half) for half in zip(*parts, strict=True))
+        return told, null
+
+    def weaker(self, guide: LatentDiffusion, xt: Tensor, t: Tensor) -> Prediction:
+        """The prediction of `guide`, another model, under the same conditions."""
+        self.rows += xt.shape[0]
+        return guide.denoise(guide.network, xt, t, guide.network.conditioner(self.conditions))
+
+    def with_x0(self, x0: Tensor, xt: Tensor, t: Tensor) -> Prediction:
+        """The prediction of which x0 is known."""
+        return self.model.with_x0(x0, xt, t)
 
     def _evaluate(self, xt: Tensor, t: Tensor, told: Conditioning) -> Prediction:
         self.rows += xt.shape[0]

@@ -21,6 +21,7 @@ from ldmlab.diffusion.guidance import ClassifierFree, Guidance
 from ldmlab.diffusion.samplers import Sampler
 from ldmlab.errors import UserError
 from ldmlab.modules.model import ConditionalDenoiser, LatentDiffusion, Objective
+from ldmlab.tasks.run import read_run
 from ldmlab.types import DataInfo, ImageData
 
 Config = dict[str, Any]
@@ -74,14 +75,61 @@ def build_data(config: Config) -> ImageData:
     return build(config["data"], "data")
 
 
-def build_sampler(config: Config) -> Sampler:
-    """The sampler of a run."""
-    return build(config["sampler"], "sampler")
+def build_sampler(config: Config, objective: Objective) -> Sampler:
+    """The sampler of a run, for a model trained as `objective` says.
+
+    Raises:
+        UserError: it cannot be built, or cannot serve such a model.
+    """
+    sampler: Sampler = build(config["sampler"], "sampler")
+    problem = sampler.problem_with(objective.schedule, objective.learned_variance)
+    if problem:
+        raise UserError(problem)
+    try:
+        sampler.points(objective.schedule)
+    except (TypeError, ValueError) as error:
+        message = str(error)
+        raise UserError(message if message.startswith("sampler") else f"sampler.grid: {message}") from error
+    return sampler
 
 
-def build_guidance(config: Config) -> Guidance:
-    """The guidance of a run."""
-    return build(config["guidance"], "guidance")
+def build_guidance(config: Config, model: LatentDiffusion) -> Guidance:
+    """The guidance of a run, with the guide that it names.
+
+    Raises:
+        UserError: it cannot be built, or there is nothing to guide with: each step would pay for two equal evaluations.
+    """
+    settings = config["guidance"]
+    path = settings.get("guide")
+    if path is None:
+        guidance = build(settings, "guidance")
+    else:
+        others = {key: value for key, value in settings.items() if key != "guide"}
+        guidance = build(others, "guidance", guide=load_guide(Path(path), model))
+    if isinstance(guidance, ClassifierFree) and isinstance(model.network.conditioner, NoConditioner):
+        raise UserError(
+            "guidance: an unconditional model has nothing to be guided by; use guidance=none, or guidance=autoguidance "
+            "with a weaker run"
+        )
+    return guidance
+
+
+def load_guide(run: Path, model: LatentDiffusion) -> LatentDiffusion:
+    """The weaker model of a run, on the device of the model that it guides.
+
+    Raises:
+        UserError: it is no run, or lives in other latents, on another path or under other conditions.
+    """
+    guide, _ = load_diffusion(read_run(run, "diffusion", "guidance.guide").path, "guidance.guide")
+    own, other = model.autoencoder.state_dict(), guide.autoencoder.state_dict()
+    if own.keys() != other.keys() or not all(torch.equal(own[key].cpu(), other[key]) for key in own):
+        raise UserError(f"guidance.guide: {run} has another autoencoder; a guide needs the same latents")
+    if guide.objective.schedule != model.objective.schedule:
+        raise UserError(f"guidance.guide: {run} was trained on another path; a guide needs the same scheduler.schedule")
+    told, guide_told = model.network.conditioner, guide.network.conditioner
+    if guide_told.needs and (type(told), told.classes) != (type(guide_told), guide_told.classes):
+        raise UserError(f"guidance.guide: {run} was trained under other conditions")
+    return guide.to(next(model.parameters()).device)
 
 
 def build_autoencoder(config: Config) -> Autoencoder:
@@ -92,20 +140,27 @@ def build_autoencoder(config: Config) -> Autoencoder:
 def build_network(config: Config, info: DataInfo, latent_channels: int) -> ConditionalDenoiser:
     """An untrained denoiser and its conditioner, for data described by `info`."""
     conditioner = build(config["conditioner"], "conditioner", data=info)
-    denoiser = build(
-        config["denoiser"], "denoiser", in_channels=latent_channels, condition_width=conditioner.vector_width
-    )
-    return ConditionalDenoiser(denoiser, conditioner)
+    sizes = {"in_channels": latent_channels, "condition_width": conditioner.vector_width}
+    if config["scheduler"].get("learned_variance"):
+        sizes["out_channels"] = 2 * latent_channels
+    return ConditionalDenoiser(build(config["denoiser"], "denoiser", **sizes), conditioner)
 
 
-def build_objective(config: Config) -> Objective:
-    """Path, prediction, times and weighting."""
+def build_model(config: Config, info: DataInfo, autoencoder: Autoencoder) -> LatentDiffusion:
+    """An untrained diffusion model on a given autoencoder, for data described by `info`."""
+    size = info.image_size // autoencoder.downsampling_factor
+    objective = build_objective(config, autoencoder.latent_channels * size**2)
+    return LatentDiffusion(autoencoder, build_network(config, info, autoencoder.latent_channels), objective)
+
+
+def build_objective(config: Config, dimension: int) -> Objective:
+    """Path, prediction, times and weighting, for latents of `dimension` values."""
     parts = {
         name: build(part, f"scheduler.{name}") if isinstance(part, dict) else part
         for name, part in config["scheduler"].items()
     }
     try:
-        return Objective.from_names(**parts)
+        return Objective.from_names(dimension, **parts)
     except (TypeError, ValueError) as error:
         raise UserError(str(error)) from error
 
@@ -116,13 +171,6 @@ def check_conditioner(config: Config, info: DataInfo) -> None:
     problem = conditioner.problem_with(info)
     if problem:
         raise UserError(f"conditioner: {problem}; use conditioner=none or other data")
-
-
-def check_guidance(config: Config) -> None:
-    """Raises UserError if there is nothing to guide with: each step would pay for two equal evaluations."""
-    conditioner: Any = get_class(config["conditioner"]["_target_"])
-    if isinstance(build_guidance(config), ClassifierFree) and issubclass(conditioner, NoConditioner):
-        raise UserError("guidance: an unconditional model has nothing to be guided by; use guidance=none")
 
 
 def save_model(module: torch.nn.Module, folder: Path, description: Config) -> str:
@@ -147,6 +195,11 @@ def _load(run: Path, option: str) -> tuple[Config, dict[str, torch.Tensor]]:
         ) from error
 
 
+def fingerprint_of(run: str | Path) -> str:
+    """The fingerprint of the weights of a trained run."""
+    return yaml.safe_load((Path(run) / "checkpoints" / "model.yaml").read_text(encoding="utf-8"))["fingerprint"]
+
+
 def load_autoencoder(run: Path, option: str = "autoencoder_from") -> tuple[Autoencoder, str]:
     """The trained autoencoder of a run, frozen, and its fingerprint."""
     description, weights = _load(run, option)
@@ -162,8 +215,7 @@ def load_diffusion(run: Path, option: str = "from") -> tuple[LatentDiffusion, Co
     info = info_from_dict(description["data"])
     autoencoder = build(description["autoencoder"], "autoencoder.network")
     autoencoder.trained_against = tuple(description.get("trained_against", ()))
-    network = build_network(description, info, autoencoder.latent_channels)
-    model = LatentDiffusion(autoencoder, network, build_objective(description))
+    model = build_model(description, info, autoencoder)
     model.load_state_dict(weights, strict=True)
     return model.requires_grad_(False).eval(), description
 

@@ -224,6 +224,14 @@ def check_metrics(config: Config) -> None:
         raise UserError(f"metrics.reference: no such file: {metrics['reference']}")
 
 
+def check_likelihood(likelihood: Config) -> None:
+    """The bound's numbers are null or positive."""
+    for key in ("steps", "times"):
+        value = likelihood[key]
+        if value is not None and not (is_number(value, whole=True) and value >= (2 if key == "steps" else 1)):
+            raise UserError(f"metrics.likelihood.{key}: null or a whole number of 2 or more is needed, not {value}")
+
+
 def check_data_path(config: Config) -> None:
     """A data folder that is given exists."""
     path = config["data"].get("path")

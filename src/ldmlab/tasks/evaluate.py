@@ -14,6 +14,7 @@ from ldmlab.metrics import processes
 from ldmlab.modules.model import LatentDiffusion
 from ldmlab.tasks import build, checks, measure, training
 from ldmlab.tasks.console import say, track
+from ldmlab.tasks.measure_likelihood import bound_line, chain_of, measure_likelihood
 from ldmlab.tasks.quality import Metrics, Quality, quality_of
 from ldmlab.tasks.recipes import keep_recipe, measure_diffusion, recipe_key
 from ldmlab.tasks.run import Run, read_run
@@ -51,7 +52,10 @@ def evaluate(config: Config) -> Config:
             summary["metrics"] |= done.metrics
             keep_recipe(summary, done.key, {**recipe, "cost": done.cost})
             run.finish(summary)
-        line = measure.headline(done.metrics | done.floors, done.detail, recipe["suffix"])
+        if recipe["metrics"].get("likelihood"):
+            line = bound_line(done.metrics)
+        else:
+            line = measure.headline(done.metrics | done.floors, done.detail, recipe["suffix"])
         say(f"{run}: {line}{measure.speed_line(done.metrics, done.detail)}")
     processes.wait()
     return {"metrics": done.metrics}
@@ -121,6 +125,9 @@ class Trained:
         checks.check_metrics({"metrics": metrics})
         available = len(self.data.split(metrics["reference_split"]))
         recipe: Config = {"metrics": metrics, "suffix": suffix_of(own, metrics, available)}
+        if metrics.get("likelihood"):
+            checks.check_likelihood(metrics["likelihood"])
+            return self._recipe_of_bound(recipe, asked)
         for group in ("sampler", "guidance"):
             if self.model is not None:
                 recipe[group] = with_overrides(self.config[group], asked[group])
@@ -128,11 +135,21 @@ class Trained:
                 raise UserError(f"{group}: {self.run} is an autoencoder, which samples nothing; leave it out")
         return recipe
 
+    def _recipe_of_bound(self, recipe: Config, asked: Config) -> Config:
+        if self.model is None:
+            raise UserError(f"metrics: {self.run} is an autoencoder; likelihood is that of a diffusion model")
+        for group in ("sampler", "guidance"):
+            if any(value is not None for value in asked[group].values()):
+                raise UserError(f"{group}: the variational bound is of the model alone, without {group}; leave it out")
+        return recipe
+
     def measure(self, recipe: Config, known: Metrics) -> Done:
         """Measures as `recipe` says; floors and reconstructions only where they are not `known`."""
         watch = Stopwatch()
         watch.start()
         quality = quality_of({**self.config, "metrics": recipe["metrics"]}, self.data, self.device)
+        if recipe["metrics"].get("likelihood"):
+            return self._measure_bound(quality, recipe, watch)
         quality.refuse(self.autoencoder.trained_against)
         suffix = recipe["suffix"]
         floors = measure.measure_real(quality, track, suffix)
@@ -149,6 +166,18 @@ class Trained:
         watch.stop()
         cost = {"seconds": watch.seconds, "cpu_seconds": watch.cpu_seconds}
         return Done(recipe_key(quality, detail), detail, metrics, floors, cost)
+
+    def _measure_bound(self, quality: Quality, recipe: Config, watch: Stopwatch) -> Done:
+        assert self.model is not None
+        settings = recipe["metrics"]["likelihood"]
+        steps, variance = chain_of(self.model, settings)
+        detail = f"chain{steps}-{variance}{recipe['suffix']}"
+        description = {"model": self.fingerprint, "ema": True}
+        seed = recipe["metrics"]["seed"]
+        metrics = measure_likelihood(self.model, quality, settings, seed, description, detail, track)
+        watch.stop()
+        cost = {"seconds": watch.seconds, "cpu_seconds": watch.cpu_seconds}
+        return Done(f"{quality.split}/bound@{detail}", detail, metrics, {}, cost)
 
     def _measure_diffusion(self, quality: Quality, recipe: Config) -> tuple[str, Metrics]:
         assert self.model is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -190,15 +191,23 @@ def option_name(
 ) -> tuple[str, list[str]]:
     """The class of a `_target_` config, and those of its settings that differ from the class' defaults, or from
     those of `compared_with` where that is of the same class: ["eta1.0"]."""
-    usual: Config = {}
+    parameters = inspect.signature(get_class(config["_target_"])).parameters
+    usual: Config = {name: parameter.default for name, parameter in parameters.items()}
     if compared_with is not None and compared_with["_target_"] == config["_target_"]:
-        usual = compared_with
-    else:
-        parameters = inspect.signature(get_class(config["_target_"])).parameters
-        usual = {name: parameter.default for name, parameter in parameters.items()}
+        usual |= compared_with
     options = sorted(options_of(config).items())
-    differing = [f"{key}{value}" for key, value in options if key not in leave_out and value != usual.get(key)]
+    differing = [
+        f"{key}{value_name(value)}" for key, value in options if key not in leave_out and value != usual.get(key)
+    ]
     return config["_target_"].rsplit(".", 1)[-1], differing
+
+
+def value_name(value: Any) -> str:
+    """A setting's value as part of a metric's name: no slashes, and of an object its class and what was set."""
+    if isinstance(value, dict) and "_target_" in value:
+        name, differing = option_name(value)
+        return "-".join([name.lower(), *differing])
+    return re.sub(r"[^\w.+-]+", "_", str(value))
 
 
 def headline(metrics: Metrics, detail: str, suffix: str = "") -> str:

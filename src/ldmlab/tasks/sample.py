@@ -66,14 +66,12 @@ def sample(config: Config) -> Path:
     model, description = build.load_diffusion(run.path)
     sampler_config = with_overrides(description["sampler"], config["sampler"])
     guidance_config = with_overrides(description["guidance"], config["guidance"])
-    sampler = build.build(sampler_config, "sampler")
-    guidance = build.build(guidance_config, "guidance")
-    detail, _ = measure.sampling_detail(
-        {"sampler": sampler_config, "guidance": guidance_config}, description["guidance"]
-    )
     info = build.info_from_dict(description["data"])
     device = build.best_device()
     model.to(device)
+    chosen = {"sampler": sampler_config, "guidance": guidance_config}
+    sampler, guidance = build.build_sampler(chosen, model.objective), build.build_guidance(chosen, model)
+    detail, _ = measure.sampling_detail(chosen, description["guidance"])
 
     labels: list[int] | None = None
     name = "samples"

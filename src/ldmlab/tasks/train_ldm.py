@@ -70,8 +70,6 @@ def try_everything(config: Config) -> Quality:
     """
     data = build.build_data(config)
     build.check_conditioner(config, data.info)
-    build.build_sampler(config)
-    build.check_guidance(config)
     try_trainer(config)
     if config["autoencoder_from"] is None:
         autoencoder = build.build_autoencoder(config)
@@ -81,17 +79,19 @@ def try_everything(config: Config) -> Quality:
     quality = quality_of(config, data, device_of(config))
     quality.refuse(autoencoder.trained_against)
     module = build_module(config, data, autoencoder)
+    build.build_sampler(config, module.model.objective)
+    build.build_guidance(config, module.model)
     batch = data.split("val").__getitems__([0, 0])
-    build.try_out("denoiser", lambda: module.model.loss(batch))
+    build.try_out("denoiser", lambda: module.criterion.eval()(module.model, batch))
     build.try_out("optimizer", module.configure_optimizers)
     return quality
 
 
 def build_module(config: Config, data: ImageData, autoencoder: Autoencoder) -> LatentDiffusionModule:
     """The untrained diffusion model, to train."""
-    network = build.build_network(config, data.info, autoencoder.latent_channels)
-    model = LatentDiffusion(autoencoder, network, build.build_objective(config), config["drop_probability"])
-    return LatentDiffusionModule(model, build.build(config["optimizer"], "optimizer"), config["ema_gamma"])
+    model = build.build_model(config, data.info, autoencoder)
+    optimizer = build.build(config["optimizer"], "optimizer")
+    return LatentDiffusionModule(model, optimizer, config["ema_gamma"], config["drop_probability"])
 
 
 def stage_one(config: Config, overrides: list[str]) -> Run | None:
@@ -164,7 +164,7 @@ def _train_ldm(run: Run, config: Config, quality: Quality, vae_run: Run | None) 
                 "raise the budget or lower autoencoder_share"
             )
     budget = Budget(limits, config["trainer"]["warmup_steps"], config["trainer"]["decay"])
-    sampler, guidance = build.build_sampler(config), build.build_guidance(config)
+    sampler, guidance = build.build_sampler(config, model.objective), build.build_guidance(config, model)
     metrics_config = config["metrics"]
     latent_size = data.info.image_size // autoencoder.downsampling_factor
     detail, description = measure.sampling_detail(config)
