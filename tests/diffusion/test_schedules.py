@@ -3,9 +3,22 @@ import math
 import pytest
 import torch
 
-from ldmlab.diffusion.schedules import Cosine, Linear, RectifiedFlow, add_noise
+from ldmlab.diffusion.schedules import (
+    EDM,
+    Cosine,
+    Linear,
+    RectifiedFlow,
+    ScaledLinear,
+    Sigmoid,
+    SigmoidBeta,
+    add_noise,
+)
 
-VARIANCE_PRESERVING = [Linear(), Cosine(), Linear(steps=10, beta_end=0.5)]
+CHAINS = [Linear(), ScaledLinear(), Cosine(), Sigmoid(), Sigmoid(tau=0.7), SigmoidBeta()]
+SHORT = Linear(steps=10, beta_end=0.5)
+ZERO_SNR = [type(chain)(zero_terminal_snr=True) for chain in CHAINS if chain != Sigmoid(tau=0.7)]
+VARIANCE_PRESERVING = [*CHAINS, SHORT, *ZERO_SNR]
+EVERY = [*VARIANCE_PRESERVING, EDM(), RectifiedFlow(), RectifiedFlow(shift=3.0)]
 GRID = torch.linspace(0, 1, 1001, dtype=torch.float64)
 
 
@@ -18,6 +31,12 @@ def test_linear_equals_the_product_of_one_minus_beta_on_its_grid():
     torch.testing.assert_close(alpha**2, torch.tensor(expected, dtype=torch.float64), rtol=1e-10, atol=0)
 
 
+def test_scaled_linear_is_linear_in_the_square_root_of_beta():
+    roots = ScaledLinear(beta_start=0.00085, beta_end=0.012).betas().sqrt()
+    assert roots[[0, -1]].tolist() == pytest.approx([0.00085**0.5, 0.012**0.5])
+    torch.testing.assert_close(roots.diff(), roots.diff().mean().expand(999))
+
+
 def test_cosine_equals_its_formula_where_beta_is_not_clipped():
     t = torch.arange(0, 990, dtype=torch.float64) / 1000
     alpha, _ = Cosine().coefficients(t)
@@ -28,19 +47,45 @@ def test_cosine_equals_its_formula_where_beta_is_not_clipped():
     torch.testing.assert_close(alpha**2, torch.tensor(expected, dtype=torch.float64), rtol=1e-9, atol=0)
 
 
+def test_sigmoid_equals_its_formula_where_beta_is_not_clipped():
+    def g(x):
+        return 1 / (1 + math.exp(-(-3 + 6 * x)))
+
+    alpha, _ = Sigmoid().coefficients(torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64))
+    expected = [(g(1) - g(x)) / (g(1) - g(0)) for x in (0.1, 0.5, 0.9)]
+    assert (alpha**2).tolist() == pytest.approx(expected)
+    assert alpha[1].item() ** 2 == pytest.approx(0.5)
+
+
 @pytest.mark.parametrize("schedule", VARIANCE_PRESERVING, ids=repr)
 def test_variance_preserving_schedules_preserve_variance(schedule):
     alpha, sigma = schedule.coefficients(GRID)
     torch.testing.assert_close(alpha**2 + sigma**2, torch.ones_like(GRID))
 
 
-@pytest.mark.parametrize("schedule", [*VARIANCE_PRESERVING, RectifiedFlow(), RectifiedFlow(shift=3.0)], ids=repr)
+@pytest.mark.parametrize("schedule", EVERY, ids=repr)
 def test_the_path_starts_at_data_and_its_noise_only_grows(schedule):
     alpha, sigma = schedule.coefficients(GRID)
     assert alpha[0] == 1
     assert sigma[0] == 0
-    assert (alpha.diff() < 0).all()
+    assert (alpha.diff() < 0).all() or isinstance(schedule, EDM)
     assert (sigma.diff() > 0).all()
+
+
+@pytest.mark.parametrize("schedule", EVERY, ids=repr)
+def test_the_time_of_a_noise_level_is_the_time_that_has_it(schedule):
+    alpha, sigma = schedule.coefficients(GRID)
+    torch.testing.assert_close(schedule.time_at(sigma / alpha), GRID, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("schedule", ZERO_SNR, ids=repr)
+def test_zero_terminal_snr_leaves_nothing_at_the_end_and_the_first_step_as_it_was(schedule):
+    plain = type(schedule)()
+    alpha, sigma = schedule.coefficients(GRID)
+    assert (alpha[-1], sigma[-1]) == (0, 1)
+    assert schedule.ends_in_noise
+    assert not plain.ends_in_noise
+    torch.testing.assert_close(alpha[1], plain.coefficients(GRID)[0][1])
 
 
 @pytest.mark.parametrize("schedule", [Linear(), Cosine()], ids=repr)
@@ -51,9 +96,28 @@ def test_sigma_near_zero_is_exact_in_float32(schedule):
     torch.testing.assert_close(low.double(), high, rtol=1e-5, atol=0)
 
 
+def test_edm_has_its_smallest_level_at_its_smallest_time():
+    _, sigma = EDM().coefficients(torch.tensor([EDM().smallest_time, 1.0], dtype=torch.float64))
+    assert sigma.tolist() == pytest.approx([0.002, 80])
+
+
 def test_shift_moves_the_middle_of_the_rectified_flow_to_more_noise():
     _, sigma = RectifiedFlow(shift=3.0).coefficients(torch.tensor([0.5]))
     assert sigma.item() == pytest.approx(0.75)
+
+
+def test_shift_auto_is_the_root_of_the_dimension_over_4096():
+    assert RectifiedFlow("auto").for_dimension(4 * 16 * 16) == RectifiedFlow(0.5)
+    assert RectifiedFlow(2.0).for_dimension(1024) == RectifiedFlow(2.0)
+    assert Linear().for_dimension(1024) == Linear()
+    with pytest.raises(ValueError, match="depends on the size of the latent"):
+        RectifiedFlow("auto").coefficients(GRID)
+
+
+@pytest.mark.parametrize("shift", [0, -1.0, "large"])
+def test_other_shifts_are_refused(shift):
+    with pytest.raises(ValueError, match="a positive number or auto is needed"):
+        RectifiedFlow(shift)
 
 
 def test_add_noise_gives_each_sample_its_own_time():

@@ -1,9 +1,21 @@
+import math
+
 import pytest
 import torch
 
-from ldmlab.diffusion.times import Discrete, LogitNormal, Uniform, stratified_uniform
+from ldmlab.diffusion.schedules import EDM, Linear, RectifiedFlow
+from ldmlab.diffusion.times import (
+    Discrete,
+    ImportanceSampled,
+    LogitNormal,
+    LogNormal,
+    Mode,
+    Uniform,
+    stratified_uniform,
+)
 
 CPU = torch.device("cpu")
+PATH = RectifiedFlow()
 
 
 def test_stratified_draws_have_one_in_every_bin():
@@ -12,20 +24,88 @@ def test_stratified_draws_have_one_in_every_bin():
 
 
 def test_discrete_times_are_the_grid_without_zero_and_cover_it():
-    steps = (Discrete(10)(1000, CPU) * 10).round()
+    steps = (Discrete(10)(1000, PATH, CPU) * 10).round()
     assert sorted(set(steps.tolist())) == list(range(1, 11))
-    assert (steps / 10 - Discrete(10)(1000, CPU).sort().values[steps.argsort().argsort()]).abs().max() < 1e-6
+    assert all((steps == k).sum() == 100 for k in range(1, 11))
 
 
 @pytest.mark.parametrize(("mean", "std"), [(0.0, 1.0), (-0.5, 0.8)])
 def test_logit_normal_times_have_a_normal_logit(mean, std):
-    logits = torch.logit(LogitNormal(mean, std)(20_000, CPU).double())
+    logits = torch.logit(LogitNormal(mean, std)(20_000, PATH, CPU).double())
     assert logits.mean().item() == pytest.approx(mean, abs=0.01)
     assert logits.std().item() == pytest.approx(std, abs=0.01)
 
 
 def test_uniform_times_stay_above_the_smallest():
-    t = Uniform(smallest=0.1)(1000, CPU)
+    t = Uniform(smallest=0.1)(1000, PATH, CPU)
     assert t.min() >= 0.1
     assert t.max() <= 1
     assert t.mean().item() == pytest.approx(0.55, abs=0.005)
+
+
+@pytest.mark.parametrize("schedule", [EDM(), Linear(), RectifiedFlow()], ids=lambda schedule: type(schedule).__name__)
+def test_log_normal_noise_levels_are_log_normal_on_any_path(schedule):
+    t = LogNormal(-0.5, 1.0)(20_000, schedule, CPU)
+    alpha, sigma = schedule.coefficients(t.double())
+    logs = (sigma / alpha).log()
+    assert logs.mean().item() == pytest.approx(-0.5, abs=0.02)
+    assert logs.std().item() == pytest.approx(1.0, abs=0.02)
+
+
+def test_log_normal_times_stay_within_the_schedule():
+    t = LogNormal(0.0, 20.0)(1000, EDM(), CPU)
+    assert t.min().item() == pytest.approx(EDM().smallest_time)
+    assert t.max() == 1
+
+
+def test_mode_times_have_the_density_of_their_paper():
+    # the density is |du/dt|, the derivative of the inverse of eq. 20: compare shares of times below t(u) with 1 - u
+    scale = 1.29
+    t = Mode(scale, smallest=1e-6)(50_000, PATH, CPU).double()
+    for u in (0.1, 0.3, 0.5, 0.8):
+        at = 1 - u - scale * (math.cos(math.pi / 2 * u) ** 2 - 1 + u)
+        assert (t < at).double().mean().item() == pytest.approx(1 - u, abs=0.002)
+    uniform = Mode(0.0)(1000, PATH, CPU)
+    assert uniform.mean().item() == pytest.approx(0.5, abs=0.002)
+
+
+def test_mode_refuses_a_scale_at_which_times_would_run_back():
+    with pytest.raises(ValueError, match=r"from -1 to 1\.752"):
+        Mode(scale=2.0)
+
+
+def filled(sizes):
+    """Importance sampling over len(sizes) steps whose losses so far are all `sizes`."""
+    times = ImportanceSampled(steps=len(sizes), history=3, uniform_share=0.0)
+    steps = torch.arange(1, len(sizes) + 1) / len(sizes)
+    for _ in range(3):
+        times.update(steps, torch.tensor(sizes))
+    return times
+
+
+def test_importance_sampling_is_uniform_until_every_step_was_seen_often_enough():
+    times = ImportanceSampled(steps=4, history=3)
+    assert times.probabilities().tolist() == [0.25] * 4
+    assert times.weight(torch.tensor([0.25, 1.0])).tolist() == [1, 1]
+    for _ in range(3):
+        times.update(torch.tensor([0.25, 0.5, 0.75]), torch.tensor([1.0, 2.0, 3.0]))
+    assert times.probabilities().tolist() == [0.25] * 4
+
+
+def test_importance_sampling_draws_in_proportion_to_the_losses_and_weights_them_back():
+    times = filled([1.0, 2.0, 3.0, 4.0])
+    torch.testing.assert_close(times.probabilities(), torch.tensor([0.1, 0.2, 0.3, 0.4]))
+    t = times(10_000, Linear(steps=4), CPU)
+    shares = [(t == k / 4).float().mean().item() for k in (1, 2, 3, 4)]
+    assert shares == pytest.approx([0.1, 0.2, 0.3, 0.4], abs=0.001)
+    losses = torch.tensor([1.0, 2.0, 3.0, 4.0])[(t * 4).long() - 1]
+    assert (times.weight(t) * losses).mean().item() == pytest.approx(2.5, abs=1e-3)  # the mean over uniform times
+
+
+def test_importance_sampling_forgets_old_losses_and_resumes_from_its_state():
+    times = filled([1.0, 1.0])
+    times.update(torch.tensor([0.5, 0.5, 0.5]), torch.tensor([3.0, 3.0, 3.0]))
+    torch.testing.assert_close(times.probabilities(), torch.tensor([0.75, 0.25]))
+    resumed = ImportanceSampled(steps=2, history=3, uniform_share=0.0)
+    resumed.load_state_dict(times.state_dict())
+    torch.testing.assert_close(resumed.probabilities(), times.probabilities())

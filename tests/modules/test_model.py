@@ -1,5 +1,7 @@
 """The latent diffusion model put together."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -9,12 +11,14 @@ from ldmlab.autoencoders.kl import KLAutoencoder
 from ldmlab.conditioners.base import NoConditioner
 from ldmlab.conditioners.class_label import ClassLabel
 from ldmlab.denoisers.unet import UNet
-from ldmlab.diffusion.guidance import ClassifierFree, NoGuidance
+from ldmlab.diffusion.guidance import Autoguidance, ClassifierFree, NoGuidance
+from ldmlab.diffusion.likelihood import step_term
 from ldmlab.diffusion.predictions import PREDICTIONS
-from ldmlab.diffusion.samplers import DDIM, Heun
-from ldmlab.diffusion.schedules import Cosine, Linear, RectifiedFlow
-from ldmlab.diffusion.times import Discrete, LogitNormal
+from ldmlab.diffusion.samplers import DDIM, DDPM, Heun
+from ldmlab.diffusion.schedules import EDM, Cosine, Linear, RectifiedFlow, add_noise
+from ldmlab.diffusion.times import Discrete, ImportanceSampled, LogitNormal, LogNormal
 from ldmlab.diffusion.weightings import MinSNR, Uniform
+from ldmlab.modules.loss import DiffusionLoss
 from ldmlab.modules.model import ConditionalDenoiser, LatentDiffusion, Objective
 from ldmlab.types import DataInfo
 
@@ -22,14 +26,21 @@ DATA = DataInfo("pets", 16, "0", class_names=("cat", "dog", "fish"))
 FLOW = Objective(RectifiedFlow(), PREDICTIONS["velocity"], LogitNormal(), Uniform())
 
 
-def model(objective=FLOW, autoencoder=None, conditioner=ClassLabel, drop_probability=0.1):
+def model(objective=FLOW, autoencoder=None, conditioner=ClassLabel):
     autoencoder = autoencoder or IdentityAutoencoder()
     told = conditioner(DATA)
-    denoiser = UNet(autoencoder.latent_channels, told.vector_width, channels=16, head_channels=8)
+    channels = autoencoder.latent_channels
+    outputs = 2 * channels if objective.learned_variance else channels
+    denoiser = UNet(channels, told.vector_width, outputs, channels=16, head_channels=8)
     for parameter in denoiser.parameters():
         if not parameter.any():
             nn.init.normal_(parameter, std=0.05)
-    return LatentDiffusion(autoencoder, ConditionalDenoiser(denoiser, told), objective, drop_probability)
+    return LatentDiffusion(autoencoder, ConditionalDenoiser(denoiser, told), objective)
+
+
+def loss(diffusion, data, drop_probability=0.1):
+    """The loss of each sample of a batch."""
+    return DiffusionLoss(diffusion, drop_probability)(diffusion, data)
 
 
 def batch(n=4):
@@ -45,38 +56,44 @@ class Oracle(nn.Module):
 
     def forward(self, xt, t, conditioning):
         alpha, sigma = self.objective.schedule.coefficients(t)
+        xt = xt / self.objective.prediction.input_scale(alpha, sigma)[:, None, None, None]
         noise = (xt - alpha[:, None, None, None] * self.x0) / sigma[:, None, None, None]
         return self.objective.prediction.target(self.x0.expand_as(xt), noise, alpha, sigma)
 
 
-@pytest.mark.parametrize("prediction", PREDICTIONS)
-@pytest.mark.parametrize("schedule", [Linear(), Cosine(), RectifiedFlow()], ids=lambda s: type(s).__name__)
-def test_the_exact_network_has_no_loss_and_samples_its_image(prediction, schedule):
-    objective = Objective(schedule, PREDICTIONS[prediction], Discrete(), Uniform())
+PATHS = [Linear(), Cosine(), Cosine(zero_terminal_snr=True), EDM(), RectifiedFlow()]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "prediction"),
+    [(path, name) for path in PATHS for name in PREDICTIONS if name != "epsilon" or not path.ends_in_noise],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+)
+def test_the_exact_network_has_no_loss_and_samples_its_image(schedule, prediction):
+    times = LogNormal() if isinstance(schedule, EDM) else Discrete()
+    objective = Objective(schedule, PREDICTIONS[prediction], times, Uniform())
     x0 = torch.rand(1, 3, 16, 16) - 0.5
     diffusion = model(objective)
     diffusion.network.denoiser = Oracle(x0, objective)
     images = {"image": x0.repeat(4, 1, 1, 1), "label": torch.zeros(4, dtype=torch.long)}
-    assert DiffusionLoss(diffusion)(diffusion, images).max() < 1e-5
-    if prediction == "epsilon" and isinstance(schedule, RectifiedFlow):
-        return  # at t = 1 there is no signal from which the noise would give x0
+    assert loss(diffusion, images).max() < 1e-5
     samples = diffusion.sample({"label": torch.tensor([0])}, [1], 16, DDIM(5), NoGuidance())
     torch.testing.assert_close(samples.images, x0, rtol=1e-3, atol=1e-3)
 
 
 def test_the_stated_share_of_samples_is_not_told_its_class():
-    diffusion = model(drop_probability=0.25)
+    diffusion = model()
     told = []
     embedding = diffusion.network.conditioner.embedding
     embedding.register_forward_pre_hook(lambda module, arguments: told.append(arguments[0]))
     for _ in range(40):
-        DiffusionLoss(diffusion)(diffusion, batch(50))
+        loss(diffusion, batch(50), 0.25)
     dropped = (torch.cat(told) == DATA.num_classes).float().mean().item()
     assert dropped == pytest.approx(0.25, abs=0.04)
 
 
 def test_sampling_never_drops_a_condition():
-    diffusion = model(drop_probability=1.0)
+    diffusion = model()
     a, b = (
         diffusion.sample({"label": torch.tensor([label])}, [7], 16, DDIM(2), NoGuidance()).images for label in (0, 1)
     )
@@ -116,7 +133,7 @@ def test_cached_moments_train_like_the_images_they_came_from():
     losses = []
     for data in (images, cached):
         torch.manual_seed(3)
-        losses.append(DiffusionLoss(diffusion)(diffusion, data))
+        losses.append(loss(diffusion, data))
     torch.testing.assert_close(losses[0], losses[1])
 
 
@@ -129,7 +146,7 @@ def test_latents_are_drawn_anew_from_cached_moments():
 def test_the_autoencoder_is_frozen_and_stays_in_evaluation_mode():
     diffusion = model(autoencoder=KLAutoencoder(4, 3, channels=16)).train()
     assert not diffusion.autoencoder.training
-    DiffusionLoss(diffusion)(diffusion, batch()).sum().backward()
+    loss(diffusion, batch()).sum().backward()
     assert all(parameter.grad is None for parameter in diffusion.autoencoder.parameters())
     assert diffusion.network.denoiser.conv_in.weight.grad.abs().sum() > 0
 
@@ -156,34 +173,156 @@ def test_clipping_keeps_the_guided_x0_in_the_range_of_the_data_and_noise_consist
     assert any((x0 == high).any() for x0 in seen)  # some of it was outside
 
 
-def test_epsilon_is_refused_on_a_path_that_ends_in_pure_noise():
-    with pytest.raises(ValueError, match="use v or velocity"):
-        Objective.from_names(RectifiedFlow(), "epsilon", Discrete(), Uniform())
-
-
 def test_the_weighting_multiplies_each_sample_s_squared_error():
     torch.manual_seed(1)
-    plain = model(Objective(Cosine(), PREDICTIONS["v"], Discrete(), Uniform()), drop_probability=0)
+    plain = model(Objective(Cosine(), PREDICTIONS["v"], Discrete(), Uniform()))
     weighted = LatentDiffusion(
-        plain.autoencoder, plain.network, Objective(Cosine(), PREDICTIONS["v"], Discrete(), MinSNR()), 0
+        plain.autoencoder, plain.network, Objective(Cosine(), PREDICTIONS["v"], Discrete(), MinSNR())
     )
     images = batch()
     losses = []
     for diffusion in (plain, weighted):
         torch.manual_seed(2)
-        losses.append(DiffusionLoss(diffusion)(diffusion, images))
+        losses.append(loss(diffusion, images, 0))
     torch.manual_seed(2)
     plain.draw_latents(images)
-    alpha, sigma = Cosine().coefficients(Discrete()(4, torch.device("cpu")))
-    torch.testing.assert_close(losses[1] / losses[0], MinSNR()(alpha, sigma, PREDICTIONS["v"]))
+    t = Discrete()(4, Cosine(), torch.device("cpu"))
+    torch.testing.assert_close(losses[1] / losses[0], MinSNR()(t, Cosine(), PREDICTIONS["v"]))
+
+
+IMPROVED = Objective(Cosine(), PREDICTIONS["epsilon"], Discrete(), Uniform(), learned_variance=True)
+
+
+def test_the_variance_learns_from_the_bound_alone_and_leaves_the_mean_to_the_simple_loss():
+    torch.manual_seed(0)
+    diffusion = model(IMPROVED)
+    out = diffusion.network.denoiser.conv_out
+
+    def gradient(bound_weight):
+        torch.manual_seed(3)
+        diffusion.objective = replace(IMPROVED, bound_weight=bound_weight)
+        diffusion.zero_grad()
+        loss(diffusion, batch(), 0).mean().backward()
+        return out.weight.grad[:3].clone(), out.weight.grad[3:].clone()
+
+    (mean_without, variance_without), (mean_with, variance_with) = gradient(0.0), gradient(1e-3)
+    assert variance_without.abs().max() == 0
+    assert variance_with.abs().max() > 0
+    torch.testing.assert_close(mean_with, mean_without)
+
+
+def test_the_hybrid_loss_is_the_simple_one_and_a_thousandth_of_the_bound():
+    torch.manual_seed(0)
+    diffusion = model(IMPROVED)
+    images = batch()
+
+    def losses(bound_weight):
+        torch.manual_seed(3)
+        diffusion.objective = replace(IMPROVED, bound_weight=bound_weight)
+        return loss(diffusion, images, 0)
+
+    torch.manual_seed(3)
+    x0 = diffusion.draw_latents(images)
+    t = Discrete()(4, Cosine(), x0.device)
+    xt = add_noise(Cosine(), x0, torch.randn_like(x0), t)
+    told = diffusion.network.conditioner(images)
+    prediction = diffusion.denoise(diffusion.network, xt, t, told)
+    term = step_term(x0, xt, prediction, t, Cosine(), 1000, "learned", diffusion.bins())
+    torch.testing.assert_close(losses(1e-3) - losses(0.0), term, rtol=1e-3, atol=1e-5)
+
+
+def test_ddpm_samples_with_the_variance_that_was_learned():
+    diffusion = model(IMPROVED).eval()
+    images = [
+        diffusion.sample({"label": torch.tensor([0])}, [1], 16, DDPM(4, variance=name), ClassifierFree(2.0)).latents
+        for name in ("small", "large", "learned")
+    ]
+    assert all(torch.isfinite(image).all() for image in images)
+    assert not torch.equal(images[2], images[0])
+    assert not torch.equal(images[2], images[1])
+
+
+def test_importance_sampled_times_remember_losses_in_training_only():
+    objective = replace(IMPROVED, times=ImportanceSampled())
+    diffusion = model(objective)
+    criterion = DiffusionLoss(diffusion)
+    criterion.eval()(diffusion, batch())
+    assert objective.times.seen.sum() == 0
+    criterion.train()(diffusion, batch())
+    assert objective.times.seen.sum() == 4
+    assert any(name.startswith("importance") for name in criterion.state_dict())
+
+
+def test_learned_uncertainty_is_trained_beside_the_network_and_is_no_part_of_it():
+    diffusion = model(replace(FLOW, learned_uncertainty=True))
+    criterion = DiffusionLoss(diffusion)
+    criterion(diffusion, batch()).mean().backward()
+    assert all(parameter.grad is not None for parameter in criterion.parameters())
+    assert not any("uncertainty" in name for name in diffusion.state_dict())
+
+
+def test_cells_of_pixels_are_those_of_8_bit_images_and_latents_have_none():
+    autoencoder = IdentityAutoencoder()
+    autoencoder.measure_statistics([batch(32)["image"] * 0.5])
+    bins = model(autoencoder=autoencoder).bins()
+    values = autoencoder.normalize(torch.tensor([-1.0, 1.0, 1 / 127.5 - 1])[:, None, None, None].expand(3, 3, 1, 1))
+    torch.testing.assert_close(torch.cat([bins.lowest, bins.highest]), values[:2])
+    torch.testing.assert_close(2 * bins.half_width, values[2:] - values[:1])
+    assert model(autoencoder=KLAutoencoder(4, 3, channels=16)).bins() is None
+
+
+def test_a_guide_is_another_model_under_the_same_conditions():
+    torch.manual_seed(0)
+    strong, weak = model().eval(), model().eval()
+    conditions = {"label": torch.tensor([0, 2])}
+
+    def images(guidance):
+        return strong.sample(conditions, [1, 2], 16, DDIM(3), guidance)
+
+    alone, itself = images(NoGuidance()), images(Autoguidance(3.0, guide=strong))
+    torch.testing.assert_close(itself.images, alone.images, rtol=1e-3, atol=1e-4)
+    guided = images(Autoguidance(3.0, guide=weak))
+    assert guided.evaluations == 6
+    assert not torch.allclose(guided.images, alone.images, atol=1e-2)
+
+
+def test_one_batch_or_two_evaluations_give_the_same_picture():
+    diffusion = model().eval()
+    one, two = (
+        diffusion.sample({"label": torch.tensor([0, 1])}, [1, 2], 16, DDIM(3), ClassifierFree(3.0, batched=batched))
+        for batched in (True, False)
+    )
+    torch.testing.assert_close(one.images, two.images, rtol=1e-4, atol=1e-5)
+    assert one.evaluations == two.evaluations == 6
+
+
+@pytest.mark.parametrize(
+    ("choices", "message"),
+    [
+        ({"schedule": RectifiedFlow(), "prediction": "epsilon"}, "use v or velocity"),
+        ({"schedule": Linear(zero_terminal_snr=True), "prediction": "epsilon"}, "use v or velocity"),
+        ({"schedule": Linear(), "prediction": "score"}, "epsilon, sample, v, velocity, edm"),
+        ({"schedule": RectifiedFlow(), "prediction": "v", "learned_variance": True}, "this path is none"),
+        ({"schedule": EDM(), "prediction": "edm"}, "below the smallest of this path"),
+        (
+            {"schedule": Linear(), "prediction": "epsilon", "learned_variance": True, "times": LogitNormal()},
+            "trained at the steps of the chain",
+        ),
+    ],
+)
+def test_choices_that_do_not_fit_together_are_refused(choices, message):
+    with pytest.raises(ValueError, match=message):
+        Objective.from_names(64, **{"times": Discrete(), "weighting": Uniform(), **choices})
+
+
+def test_shift_auto_is_set_by_the_latent_s_dimension():
+    objective = Objective.from_names(
+        1024, schedule=RectifiedFlow("auto"), prediction="velocity", times=LogitNormal(), weighting=Uniform()
+    )
+    assert objective.schedule == RectifiedFlow(0.5)
 
 
 def test_the_unconditional_model_needs_no_labels():
     diffusion = model(conditioner=NoConditioner)
-    assert DiffusionLoss(diffusion)(diffusion, {"image": batch()["image"]}).shape == (4,)
+    assert loss(diffusion, {"image": batch()["image"]}).shape == (4,)
     assert diffusion.sample({}, [1, 2], 16, DDIM(1), NoGuidance()).images.shape == (2, 3, 16, 16)
-
-
-def test_an_unknown_prediction_is_refused():
-    with pytest.raises(ValueError, match="epsilon, v, velocity"):
-        Objective.from_names(Linear(), "score", Discrete(), Uniform())

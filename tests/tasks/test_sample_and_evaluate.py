@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
-from tiny import TINY_LDM
+from tiny import TINY_F1, TINY_LDM
 
 from ldmlab.data.loader import random_subset
 from ldmlab.data.shapes import Shapes
@@ -75,6 +75,15 @@ def test_evaluate_adds_other_samplers_to_the_run_and_gives_the_same_number_again
         (["guidance=none"], "euler2-noguidance", 2),
         (["sampler=ddim", "sampler.steps=2", "sampler.eta=1.0"], "ddim2-eta1.0", 4),
         (["sampler=ddpm", "sampler.steps=3", "sampler.variance=large"], "ddpm3-variancelarge", 6),
+        (["sampler=dpmpp_2m", "sampler.steps=3", "sampler.grid=logsnr"], "dpmpp2m3-gridlogsnr", 6),
+        (["sampler=unipc", "nfe=5"], "unipc5", 10),
+        (["sampler=heun", "nfe=6"], "heun3", 10),
+        (["sampler=plms", "nfe=6", "guidance=none"], "plms5-noguidance", 6),
+        (["guidance=rescale"], "euler2-rescale0.7-scale5.0", 4),
+        (["guidance=interval"], "euler2-scale3.0-start0.2-stop0.8", 3),
+        (["guidance.batched=false"], "euler2-batchedFalse", 4),
+        (["guidance=autoguidance", "guidance.guide=runs/t/ldm-f4"], "euler2-guideruns_t_ldm-f4", 4),
+        (["sampler.grid={_target_: ldmlab.diffusion.grids.Karras, rho: 3.0}"], "euler2-gridkarras-rho3.0", 4),
         (["metrics.samples=10"], "euler2-n10-seed0", 4),
     ],
 )
@@ -85,6 +94,65 @@ def test_every_setting_is_another_row(copy_of_trained, ldmlab, options, detail, 
     after = json.loads((run / "summary.json").read_text())["metrics"]
     assert before.items() <= after.items()
     assert after[f"val/kid_lite0_32@{detail}"]["manifest"]["nfe"] == evaluations
+
+
+def test_the_bound_is_measured_in_bits_of_latents_and_reproduced(copy_of_trained, ldmlab):
+    assert ldmlab("evaluate", "from=runs/t/ldm-f4", "metrics=likelihood", "metrics.likelihood.times=4") == 0
+    assert "bits/dim (density of normalised latents; prior" in ldmlab.said.out
+    metrics = summary_of(copy_of_trained / "ldm-f4")["metrics"]
+    detail = "chain1000-small"
+    whole, *parts = (
+        metrics[f"val/latent_bound{part}_bits_per_dim@{detail}"]["value"]
+        for part in ("", "_prior", "_diffusion", "_decoder")
+    )
+    assert whole == pytest.approx(sum(parts))
+    assert metrics[f"val/latent_bound_bits_per_dim@{detail}"]["manifest"]["terms_per_image"] == 6
+    assert ldmlab("evaluate", "--reproduce", "runs/t/ldm-f4/summary.json") == 0
+    assert ldmlab("compare", "runs/t") == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["from=runs/t/vae-f4"], "likelihood is that of a diffusion model"),
+        (["from=runs/t/ldm-f4", "sampler=ddim"], "sampler: the variational bound is of the model alone"),
+        (["from=runs/t/ldm-f4", "metrics.likelihood.variance=learned"], "has not learned its variance"),
+        (["from=runs/t/ldm-f4", "metrics.likelihood.variance=huge"], "auto or one of small, large, learned"),
+        (["from=runs/t/ldm-f4", "metrics.likelihood.times=0"], "metrics.likelihood.times"),
+    ],
+)
+def test_a_bound_that_cannot_be_measured_is_refused(copy_of_trained, ldmlab, arguments, said):
+    assert said in ldmlab.error("evaluate", "metrics=likelihood", *arguments)
+
+
+def test_a_sampler_that_cannot_serve_the_model_s_training_is_refused(copy_of_trained, ldmlab):
+    for command in ("sample", "evaluate"):
+        said = ldmlab.error(command, "from=runs/t/ldm-f4", "sampler=ddpm", "sampler.variance=learned")
+        assert "has not learned its variance" in said
+
+
+def test_a_guide_of_another_autoencoder_or_path_is_refused(copy_of_trained, ldmlab):
+    assert ldmlab("train-ldm", "study=t", "name=other", *TINY_F1) == 0
+    said = ldmlab.error("sample", "from=runs/t/ldm-f4", "guidance=autoguidance", "guidance.guide=runs/t/other")
+    assert "has another autoencoder" in said
+    same = ["autoencoder_from=runs/t/vae-f4", "scheduler=cosine", "name=path"]
+    assert ldmlab("train-ldm", "study=t", *same, *TINY_LDM) == 0
+    said = ldmlab.error("sample", "from=runs/t/ldm-f4", "guidance=autoguidance", "guidance.guide=runs/t/path")
+    assert "on another path" in said
+
+
+def test_a_model_with_learned_variance_in_pixels_from_training_to_bits_per_pixel(ldmlab):
+    improved = ["scheduler=improved_ddpm", "scheduler/times=importance", "scheduler.learned_uncertainty=true"]
+    assert ldmlab("train-ldm", "study=t", "name=p", *TINY_F1, *improved) == 0
+    sweep = ["sampler=ddpm", "sampler.variance=small,large,learned", "sampler.steps=2", "-m"]
+    assert ldmlab("evaluate", "from=runs/t/p", *sweep) == 0
+    assert ldmlab("evaluate", "from=runs/t/p", "metrics=likelihood", "metrics.likelihood.times=4") == 0
+    metrics = summary_of(ldmlab.folder / "runs/t/p")["metrics"]
+    for detail in ("ddpm2", "ddpm2-variancelarge", "ddpm2-variancelearned"):
+        assert f"val/kid_lite0_32@{detail}" in metrics
+    bound = metrics["val/bound_bits_per_dim@chain1000-learned"]
+    assert bound["value"] > 0
+    assert bound["manifest"]["bits_per_dimension_of"] == "8-bit pixels"
 
 
 def test_evaluate_with_other_features_brings_their_floors(copy_of_trained, ldmlab):

@@ -93,6 +93,12 @@ def build_sampler(config: Config, objective: Objective) -> Sampler:
     return sampler
 
 
+def steps_for(sampler: Config, evaluations: int) -> int:
+    """The most steps for which a sampler asks the network no more than so many times."""
+    kind: type[Sampler] = get_class(sampler["_target_"])
+    return kind.steps_for(evaluations)
+
+
 def build_guidance(config: Config, model: LatentDiffusion) -> Guidance:
     """The guidance of a run, with the guide that it names.
 

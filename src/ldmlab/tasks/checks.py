@@ -15,6 +15,7 @@ Config = dict[str, Any]
 WHOLE_NUMBERS = {
     "batch_size": 1,
     "n": 1,
+    "nfe": 1,
     "data.image_size": 1,
     "autoencoder.batch_size": 1,
     "autoencoder.warmup_steps": 0,
@@ -48,7 +49,7 @@ NUMBERS = {
 SEEDS = ("seed", "data.seed", "autoencoder.seed", "metrics.seed")
 LARGEST_SEED = 2**32 - 1  # of NumPy's generators
 
-MAY_BE_NULL = ("trainer.threads", "trainer.checkpoint_steps", "metrics.preview_every")
+MAY_BE_NULL = ("nfe", "trainer.threads", "trainer.checkpoint_steps", "metrics.preview_every")
 
 
 GROUPS = (
@@ -119,6 +120,8 @@ def check_groups(config: Config) -> None:
     for group in ("sampler", "guidance"):
         if group in config and config[group].get("_target_") is None:
             raise UserError(f"{group}=as_trained is for the commands sample and evaluate; choose another here")
+    if config["metrics"].get("likelihood"):
+        raise UserError("metrics=likelihood is for the command evaluate; choose another here")
 
 
 def check_place(config: Config) -> None:

@@ -131,6 +131,8 @@ class Trained:
         for group in ("sampler", "guidance"):
             if self.model is not None:
                 recipe[group] = with_overrides(self.config[group], asked[group])
+                if group == "sampler" and asked["nfe"] is not None:
+                    recipe[group]["steps"] = build.steps_for(recipe[group], asked["nfe"])
             elif any(value is not None for value in asked[group].values()):
                 raise UserError(f"{group}: {self.run} is an autoencoder, which samples nothing; leave it out")
         return recipe

@@ -87,6 +87,11 @@ class Sampler(ABC):
         """Why a model on this path, with or without learned variance, cannot be sampled so; None if it can."""
         return None
 
+    @classmethod
+    def steps_for(cls, evaluations: int) -> int:
+        """The most steps that ask the network no more than so many times, at least one."""
+        return evaluations
+
     def points(self, schedule: Schedule) -> list[Point]:
         """The steps + 1 points of the path that are visited, the last of them the data."""
         times = grid_named(self.grid, schedule)(self.steps, schedule)

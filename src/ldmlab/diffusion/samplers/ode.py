@@ -42,9 +42,7 @@ NOISE_LEVEL = Variables(
 """Every path as the variance-exploding one: y = x0 + u noise (Karras et al. 2022, eq. 4); Song et al. 2020, eq. 14."""
 
 
-def variables_for(schedule: Schedule) -> Variables:
-    """Noise levels, in which the ODE bends least (Karras et al. 2022, section 3), where all of them are finite."""
-    return STRAIGHT if schedule.ends_in_noise else NOISE_LEVEL
+VARIABLES = {"straight": STRAIGHT, "noise_level": NOISE_LEVEL}
 
 
 @dataclass(frozen=True)
@@ -69,8 +67,10 @@ class Heun(Sampler):
 
     Two evaluations a step but for the last, which is Euler's: 2 · steps - 1 in all. With `s_churn` above 0 every step
     whose noise level is within [`s_tmin`, `s_tmax`] first adds noise of deviation `s_noise`, and then solves from the
-    higher level: levels are sigma / alpha. Solved in noise levels where all of them are finite, else, on a path that
-    ends in pure noise, in the variables of the rectified flow.
+    higher level: levels are sigma / alpha.
+
+    `variables`: "noise_level", the paper's, or "straight", those of the rectified flow, in which a long step from a very
+    high noise level does no harm. "auto" is the paper's on its own path, the exploding one, and straight on others.
     """
 
     steps: int = 25
@@ -78,11 +78,33 @@ class Heun(Sampler):
     s_tmin: float = 0.0
     s_tmax: float = math.inf
     s_noise: float = 1.0
+    variables: str = "auto"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.variables not in (*VARIABLES, "auto"):
+            raise ValueError(f"sampler.variables: auto or one of {', '.join(VARIABLES)}, not {self.variables}")
+        for name in ("s_churn", "s_tmin", "s_tmax", "s_noise"):
+            value = getattr(self, name)
+            if not isinstance(value, (int, float)) or isinstance(value, bool) or not value >= 0:
+                raise ValueError(f"sampler.{name}: a number of 0 or more is needed, not {value}")
+
+    @classmethod
+    def steps_for(cls, evaluations: int) -> int:
+        """The most steps that ask the network no more than so many times, at least one."""
+        return (evaluations + 1) // 2
+
+    def problem_with(self, schedule: Schedule, learned_variance: bool) -> str | None:
+        """Why a model on this path, with or without learned variance, cannot be sampled so; None if it can."""
+        if self.variables == "noise_level" and schedule.ends_in_noise:
+            return "sampler.variables: the noise level at the end of this path is infinite; use straight"
+        return super().problem_with(schedule, learned_variance)
 
     def __call__(self, denoise: Denoise, noise: Tensor, schedule: Schedule, randn_like: RandnLike) -> Tensor:
         """Samples (B, ...) from initial standard normal `noise` (B, ...), in its precision, at least float32."""
-        to = variables_for(schedule)
         points = self.points(schedule)
+        own = "noise_level" if points[0].alpha == 1 else "straight"
+        to = VARIABLES[own if self.variables == "auto" else self.variables]
         x = initial_sample(noise, points[0])
         for here, there in pairwise(points):
             start = self.churned(here, schedule)
@@ -116,12 +138,18 @@ class PLMS(Sampler):
     """Pseudo linear multistep (Liu et al. 2022, algorithm 2, with the first step of latent diffusion's code).
 
     Adams-Bashforth over up to four slopes, as if the times were equally spaced; the first step is Heun's, which
-    makes steps + 1 evaluations. In the variables of `Heun`: on a variance-preserving path the slopes are epsilon.
+    makes steps + 1 evaluations. The slopes are epsilon, in noise levels; on a path that ends in pure noise, where those
+    are infinite, they are velocities, in the variables of the rectified flow.
     """
+
+    @classmethod
+    def steps_for(cls, evaluations: int) -> int:
+        """The most steps that ask the network no more than so many times, at least one."""
+        return max(evaluations - 1, 1)
 
     def __call__(self, denoise: Denoise, noise: Tensor, schedule: Schedule, randn_like: RandnLike) -> Tensor:
         """Samples (B, ...) from initial standard normal `noise` (B, ...), in its precision, at least float32."""
-        to = variables_for(schedule)
+        to = STRAIGHT if schedule.ends_in_noise else NOISE_LEVEL
         points = self.points(schedule)
         y = initial_sample(noise, points[0]) / to.scale(points[0])
         slopes: list[Tensor] = []

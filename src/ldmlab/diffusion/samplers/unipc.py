@@ -43,7 +43,9 @@ class UniPC(Sampler):
             else:
                 x = predicted
             past = [*past[-2:], (here, prediction)]
-            order = usable_order(min(self.order, self.steps - step), past, there)
+            # a path that ends at the data ends with a step of first order: lower the order in time, as the authors do
+            wanted = min(self.order, self.steps - step) if points[-1].sigma == 0 else self.order
+            order = usable_order(wanted, past, there)
             predicted = _advance(x, past, there, order)
         return predicted
 

@@ -71,8 +71,8 @@ class Plot:
 
 def run_styles(runs: Iterable[Run]) -> dict[str, RunStyle]:
     """A colour and a marker for each run, by label."""
-    markers = list(MARKERS)
-    return {run.label: RunStyle(COLOURS[i % len(COLOURS)], markers[i % len(markers)]) for i, run in enumerate(runs)}
+    labels = [run.label for run in runs]
+    return dict(zip(labels, _styles(len(labels)), strict=True))
 
 
 def plots_of(table: Table, styles: dict[str, RunStyle]) -> list[Plot]:
@@ -80,6 +80,7 @@ def plots_of(table: Table, styles: dict[str, RunStyle]) -> list[Plot]:
     if table.headline is None:
         return []
     drawn = [
+        _against_evaluations(table.rows, table.headline),
         _against_speed(table.rows, table.headline, styles),
         _against_training(table.rows, table.headline, styles),
         _against_factor(table.rows, table.headline, styles),
@@ -103,6 +104,31 @@ def training_curve(row: Row, headline: Headline) -> list[tuple[float, float]]:
     ]
 
 
+def _against_evaluations(rows: Sequence[Row], headline: Headline) -> Plot | None:
+    """A curve for each sampler over its number of evaluations; None unless one was measured at several."""
+    points = [
+        _Point(row, float(nfe), quality)
+        for row in rows
+        if (nfe := row.manifest.get("nfe")) and (quality := _finite(row.quality(headline)))
+    ]
+    curves = _by_series(points)
+    if all(len(curve) < 2 for curve in curves.values()):
+        return None
+    with _drawing() as (figure, axes):
+        for (name, curve), style in zip(curves.items(), _styles(len(curves)), strict=True):
+            _curve(axes, [p.x for p in curve], [p.y(headline) for p in curve], style)
+            for point in curve:
+                _mark(axes, point, headline, style)
+            axes.plot([], [], color=style.colour, marker=style.marker, label=name)
+        axes.set_xlabel("evaluations of the network for an image (log scale)")
+        _log_x(axes, [p.x for p in points])
+        _quality_axis(axes, headline, [p.y(headline) for p in points])
+        axes.legend(frameon=False, fontsize=9)
+        svg = _svg(figure)
+    caption = "A curve for each sampler. Guidance evaluates twice a step."
+    return Plot("Quality against evaluations", svg, caption, [])
+
+
 def _against_speed(rows: Sequence[Row], headline: Headline, styles: dict[str, RunStyle]) -> Plot | None:
     points = [
         _Point(row, speed, quality)
@@ -111,21 +137,29 @@ def _against_speed(rows: Sequence[Row], headline: Headline, styles: dict[str, Ru
     ]
     if len(points) < 2:
         return None  # a single point shows nothing that the table does not
+    curves = _by_series(points)
+    runs = _runs(points)
+    several = len(curves) > len(runs)  # of some run: the samplers are told apart, not the runs
     with _drawing() as (figure, axes):
-        for run in _runs(points):
-            mine = sorted((p for p in points if p.row.run is run), key=lambda p: p.x)
-            _curve(axes, [p.x for p in mine], [p.y(headline) for p in mine], styles[run.label])
-            for point in mine:
-                _mark(axes, point, headline, styles[run.label])
-                if (nfe := point.row.manifest.get("nfe")) is not None:
+        for (name, curve), style in zip(curves.items(), _styles(len(curves)), strict=True):
+            style = style if several else styles[curve[0].row.run.label]
+            _curve(axes, [p.x for p in curve], [p.y(headline) for p in curve], style)
+            for point in curve:
+                _mark(axes, point, headline, style)
+                if (nfe := point.row.manifest.get("nfe")) is not None and not several:
                     position = (point.x, point.y(headline))
-                    axes.annotate(str(nfe), position, (6, 5), textcoords="offset points", fontsize=9)
+                    axes.annotate(f"{nfe:g}", position, (6, 5), textcoords="offset points", fontsize=9)
+            if several:
+                axes.plot([], [], color=style.colour, marker=style.marker, label=name)
         axes.set_xlabel("images / s (log scale)")
         _log_x(axes, [p.x for p in points])
         _quality_axis(axes, headline, [p.y(headline) for p in points])
+        if several:
+            axes.legend(frameon=False, fontsize=9)
         svg = _svg(figure)
-    caption = "A point for each sampler setting, its NFE beside it. Best is down and to the right."
-    return Plot("Quality against speed", svg, caption, _runs(points))
+    beside = "" if several else ", its NFE beside it"
+    caption = f"A point for each sampler setting{beside}. Best is down and to the right."
+    return Plot("Quality against speed", svg, caption, [] if several else runs)
 
 
 def _against_training(rows: Sequence[Row], headline: Headline, styles: dict[str, RunStyle]) -> Plot | None:
@@ -215,6 +249,22 @@ def _finite(measurement: Measurement | None) -> Measurement | None:
 
 def _runs(points: Sequence[_Point]) -> list[Run]:
     return list({p.row.run.label: p.row.run for p in points}.values())
+
+
+def _by_series(points: Sequence[_Point]) -> dict[str, list[_Point]]:
+    """Points that differ in the number of steps alone, by the name of what they share, from left to right."""
+    one_run = len(_runs(points)) == 1
+    curves: dict[str, list[_Point]] = {}
+    for point in sorted(points, key=lambda p: (p.row.run.label, p.row.series, p.x)):
+        curves.setdefault(point.row.series if one_run else f"{point.row.run.label} {point.row.series}", []).append(
+            point
+        )
+    return curves
+
+
+def _styles(number: int) -> list[RunStyle]:
+    markers = list(MARKERS)
+    return [RunStyle(COLOURS[i % len(COLOURS)], markers[i % len(markers)]) for i in range(number)]
 
 
 def _best_of_each_run(rows: Sequence[Row], headline: Headline) -> list[Row]:

@@ -85,6 +85,13 @@ class Row:
         return f"{sampler}@{steps}{weights}{more}"
 
     @property
+    def series(self) -> str:
+        """The sampler and all that was set but the number of steps: rows of one series make a curve."""
+        sampler, steps = str(self.manifest.get("sampler", "")).lower(), self.manifest.get("steps")
+        start = f"{sampler}{steps}"
+        return sampler + self.detail[len(start) :] if sampler and self.detail.startswith(start) else self.detail
+
+    @property
     def label(self) -> str:
         """The run, and its sampler setting where there is one."""
         return self.run.label if self.run.stage == "autoencoder" else f"{self.run.label} {self.setting}".strip()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
+from itertools import pairwise
 from typing import Any, Literal
 
 from ldmlab.tasks.comparison.rows import (
@@ -171,7 +172,7 @@ def guidance(row: Row) -> str:
     told = row.manifest.get("guidance")
     if not isinstance(told, dict):
         return ABSENT if told is None else str(told)
-    usual = {"start": 0.0, "stop": 1.0, "name": "ClassifierFree"}
+    usual = {"start": 0.0, "stop": 1.0, "rescale": 0.0, "batched": True, "name": "ClassifierFree"}
     others = [
         f"{key} {value}"
         for key, value in told.items()
@@ -189,6 +190,45 @@ def markdown(table: Table) -> str:
     for cells in table.cells():
         texts = (f"**{_markdown_text(c.text)}**" if c.best else _markdown_text(c.text) for c in cells)
         lines.append("| " + " | ".join(texts) + " |")
+    return "\n".join(lines)
+
+
+def by_evaluations(table: Table) -> str:
+    """Quality and images/s of every sampler at each number of evaluations, in Markdown; "" where there is one number.
+
+    The columns are the numbers of the sampler that was measured at most of them; what another sampler did with fewer
+    stands in the next column, with its own number.
+    """
+    headline = table.headline
+    series: dict[str, dict[float, Row]] = {}
+    for row in sorted(table.rows, key=lambda row: (row.run.label, row.series)):
+        if headline and row.manifest.get("nfe") and row.quality(headline):
+            name = f"{row.run.label} {row.series}"
+            series.setdefault(name, {})[row.manifest["nfe"]] = row
+    budgets = max((sorted(found) for found in series.values()), key=len, default=[])
+    if headline is None or len(budgets) < 2:
+        return ""
+    most = max(nfe for found in series.values() for nfe in found)
+    if most > budgets[-1]:
+        budgets.append(most)
+
+    def cell(found: dict[float, Row], after: float, budget: float) -> str:
+        inside = [nfe for nfe in found if after < nfe <= budget]
+        if not inside:
+            return ABSENT
+        nfe = max(inside)
+        speed = found[nfe].speed("images_per_s")
+        told = [f"NFE {nfe:g}"] * (nfe != budget) + [f"{number(speed)}/s"] * (speed is not None)
+        return distance(found[nfe].quality(headline), headline) + (f" ({', '.join(told)})" if told else "")
+
+    heading = "KID ×10³" if headline == "kid" else "Fréchet distance"
+    lines = [
+        f"| {heading} (images/s) at NFE | " + " | ".join(f"{budget:g}" for budget in budgets) + " |",
+        "| --- |" + " ---: |" * len(budgets),
+    ]
+    for name, found in series.items():
+        cells = (cell(found, after, budget) for after, budget in pairwise([0, *budgets]))
+        lines.append(f"| {_markdown_text(name)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
