@@ -69,8 +69,8 @@ class Heun(Sampler):
     whose noise level is within [`s_tmin`, `s_tmax`] first adds noise of deviation `s_noise`, and then solves from the
     higher level: levels are sigma / alpha.
 
-    `variables`: "noise_level", the paper's, or "straight", those of the rectified flow, in which a long step from a very
-    high noise level does no harm. "auto" is the paper's on its own path, the exploding one, and straight on others.
+    `variables`: "noise_level", the paper's, or "straight", those of the rectified flow, in which a long step from a
+    very high noise level does no harm. "auto" is the paper's on its own, exploding path, and straight on others.
     """
 
     steps: int = 25
