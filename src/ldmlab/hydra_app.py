@@ -90,7 +90,8 @@ def sweep(overrides: list[str], params: Any) -> list[tuple[str, int]]:
     """
     parser = OverridesParser.create()
     given = parser.parse_overrides([item for item in overrides if "=" in item and not item.startswith("-")])
-    of_study = parser.parse_overrides([f"{key}={value}" for key, value in (params or {}).items()])
+    said = {item.key_or_group for item in given}  # the command line has the last word
+    of_study = parser.parse_overrides([f"{key}={value}" for key, value in (params or {}).items() if key not in said])
     return [
         (item.key_or_group, len(list(item.sweep_iterator())) if item.is_sweep_override() else 1)
         for item in [*(item for item in given if item.is_sweep_override()), *of_study]

@@ -98,7 +98,7 @@ def test_every_setting_is_another_row(copy_of_trained, ldmlab, options, detail, 
 
 def test_the_bound_is_measured_in_bits_of_latents_and_reproduced(copy_of_trained, ldmlab):
     assert ldmlab("evaluate", "from=runs/t/ldm-f4", "metrics=likelihood", "metrics.likelihood.times=4") == 0
-    assert "bits/dim (density of normalised latents; prior" in ldmlab.said.out
+    assert "bits/dim (density of normalised latents; prior" in ldmlab.said.err
     metrics = summary_of(copy_of_trained / "ldm-f4")["metrics"]
     detail = "chain1000-small"
     whole, *parts = (

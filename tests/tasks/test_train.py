@@ -247,6 +247,9 @@ def test_an_experiment_file_may_be_a_sweep(ldmlab, experiments):
     metrics = json.loads((ldmlab.folder / "runs/two/f1-1/summary.json").read_text())["metrics"]
     assert "val/kid_lite0_32@ddim2" in metrics
     assert (ldmlab.folder / "runs/two/f1-0/summary.json").exists()
+    # the command line has the last word, and there is one job then
+    assert ldmlab("train-ldm", "experiment=two", "seed=1", *TINY_F1) == 0
+    assert "job 1 of 1: " in ldmlab.said.err
     (experiments / "two.yaml").write_text("study: two\nbatch_sise: 3\n")
     assert "unknown key 'batch_sise'; did you mean batch_size?" in ldmlab.error("train-ldm", "experiment=two", *TINY_F1)
 

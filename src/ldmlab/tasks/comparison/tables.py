@@ -172,6 +172,8 @@ def guidance(row: Row) -> str:
     told = row.manifest.get("guidance")
     if not isinstance(told, dict):
         return ABSENT if told is None else str(told)
+    if told.get("name") == "NoGuidance":
+        return "none"
     usual = {"start": 0.0, "stop": 1.0, "rescale": 0.0, "batched": True, "name": "ClassifierFree"}
     others = [
         f"{key} {value}"
@@ -200,10 +202,11 @@ def by_evaluations(table: Table) -> str:
     stands in the next column, with its own number.
     """
     headline = table.headline
+    one_run = len({row.run.label for row in table.rows}) == 1
     series: dict[str, dict[float, Row]] = {}
     for row in sorted(table.rows, key=lambda row: (row.run.label, row.series)):
         if headline and row.manifest.get("nfe") and row.quality(headline):
-            name = f"{row.run.label} {row.series}"
+            name = row.series if one_run else f"{row.run.label} {row.series}"
             series.setdefault(name, {})[row.manifest["nfe"]] = row
     budgets = max((sorted(found) for found in series.values()), key=len, default=[])
     if headline is None or len(budgets) < 2:
