@@ -112,3 +112,19 @@ def test_rescale_brings_the_spread_of_x0_back():
 def test_wrong_values_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("stop", [0.2, 0.3, 0.6, 0.8])
+def test_the_ends_of_the_interval_belong_to_it_though_times_are_rounded(stop):
+    model = Model()
+    ClassifierFree(2.0, stop=stop)(model, XT, torch.full((3,), stop))
+    assert model.rows == 6
+    model = Model()
+    ClassifierFree(2.0, start=stop)(model, XT, torch.full((3,), stop))
+    assert model.rows == 6
+
+
+def test_guidance_acts_where_churn_leads_beyond_the_end_of_the_path():
+    model = Model()
+    ClassifierFree(2.0)(model, XT, torch.full((3,), 1.05))
+    assert model.rows == 6

@@ -261,6 +261,24 @@ def test_learned_uncertainty_is_trained_beside_the_network_and_is_no_part_of_it(
     assert not any("uncertainty" in name for name in diffusion.state_dict())
 
 
+def test_learned_uncertainty_does_not_undo_the_weights_of_importance_sampled_times():
+    torch.manual_seed(0)
+    times = ImportanceSampled(steps=1000, history=1)
+    times.update(torch.arange(1, 1001) / 1000, torch.linspace(1, 9, 1000))
+    diffusion = model(replace(IMPROVED, times=times, learned_uncertainty=True, bound_weight=0.0))
+    criterion = DiffusionLoss(diffusion, 0).eval()
+    images = batch()
+    # at the start u = 0, and its gradient says what it is taught: the loss without those weights
+    torch.manual_seed(3)
+    criterion(diffusion, images).sum().backward()
+    torch.manual_seed(3)
+    diffusion.draw_latents(images)
+    weight = times.weight(times(4, Cosine(), torch.device("cpu")))
+    torch.manual_seed(3)
+    unweighted = (criterion(diffusion, images) / weight).detach()
+    torch.testing.assert_close(criterion.uncertainty.bias.grad, (weight * (1 - unweighted)).sum())
+
+
 def test_cells_of_pixels_are_those_of_8_bit_images_and_latents_have_none():
     autoencoder = IdentityAutoencoder()
     autoencoder.measure_statistics([batch(32)["image"] * 0.5])

@@ -132,6 +132,8 @@ def test_a_sampler_that_cannot_serve_the_model_s_training_is_refused(copy_of_tra
 
 
 def test_a_guide_of_another_autoencoder_or_path_is_refused(copy_of_trained, ldmlab):
+    said = ldmlab.error("evaluate", "from=runs/t/ldm-f4", "guidance=autoguidance", "guidance.guide=runs/none")
+    assert "guidance.guide: no such run" in said
     assert ldmlab("train-ldm", "study=t", "name=other", *TINY_F1) == 0
     said = ldmlab.error("sample", "from=runs/t/ldm-f4", "guidance=autoguidance", "guidance.guide=runs/t/other")
     assert "has another autoencoder" in said

@@ -50,6 +50,10 @@ class NoGuidance:
         return model.conditional(xt, t)
 
 
+ROUNDING = 1e-6
+"""How far a time in float32 may be from what was meant."""
+
+
 @dataclass(frozen=True)
 class _Extrapolation:
     """worse + scale · (conditional - worse) for t within [`start`, `stop`]; outside, the conditional model alone."""
@@ -66,7 +70,8 @@ class _Extrapolation:
 
     def acts(self, t: Tensor) -> bool:
         """Whether a second evaluation is paid at times t (B,), all equal."""
-        return self.scale != 1 and self.start <= t[0].item() <= self.stop
+        now = min(t[0].item(), 1.0)  # churn may lead beyond the end of the path, where guidance is that of its end
+        return self.scale != 1 and self.start - ROUNDING <= now <= self.stop + ROUNDING
 
     def extrapolate(self, good: Prediction, worse: Prediction) -> Prediction:
         """From the worse prediction through the good one; variance, if learned, is the good one's."""

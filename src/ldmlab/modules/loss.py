@@ -53,11 +53,15 @@ class DiffusionLoss(nn.Module):
         loss = weight * (output - target).square().flatten(1).mean(1)
         if variance is not None:
             loss = loss + self.bound(x0, xt, output, variance, t, model.bins())
+        unweighted = loss
+        if self.uncertainty is not None:
+            loss = self.uncertainty(loss, alpha, sigma)
         if self.importance is not None:
-            unweighted, loss = loss, loss * self.importance.weight(t)
+            # outside of the uncertainty, which would learn the weights and divide them out again
+            loss = self.importance.weight(t) * loss
             if self.training:
                 self.importance.update(t, unweighted)
-        return loss if self.uncertainty is None else self.uncertainty(loss, alpha, sigma)
+        return loss
 
     def bound(self, x0: Tensor, xt: Tensor, output: Tensor, variance: Tensor, t: Tensor, bins: Bins | None) -> Tensor:
         """The part of the loss (B,) that teaches the variance, and nothing else (Nichol and Dhariwal 2021, eq. 16).

@@ -45,10 +45,10 @@ def measure_diffusion(
 ) -> Metrics:
     """Quality, and speed where it is asked for, of one setting of sampler and guidance."""
     settings = recipe["metrics"]
+    sampler, guidance = build.build_sampler(recipe, model.objective), build.build_guidance(recipe, model)
     guide = recipe["guidance"].get("guide")
     if guide is not None:
         description = {**description, "guide": build.fingerprint_of(guide)}
-    sampler, guidance = build.build_sampler(recipe, model.objective), build.build_guidance(recipe, model)
     metrics = measure.measure_generation(
         model, network, quality, sampler, guidance, description, detail, track,
         settings["sampling_batch"], settings["seed"],
