@@ -40,7 +40,7 @@ def model(objective=FLOW, autoencoder=None, conditioner=ClassLabel):
 
 def loss(diffusion, data, drop_probability=0.1):
     """The loss of each sample of a batch."""
-    return DiffusionLoss(diffusion, drop_probability)(diffusion, data)
+    return DiffusionLoss(diffusion.objective, drop_probability)(diffusion, data)
 
 
 def batch(n=4):
@@ -245,7 +245,7 @@ def test_ddpm_samples_with_the_variance_that_was_learned():
 def test_importance_sampled_times_remember_losses_in_training_only():
     objective = replace(IMPROVED, times=ImportanceSampled())
     diffusion = model(objective)
-    criterion = DiffusionLoss(diffusion)
+    criterion = DiffusionLoss(diffusion.objective)
     criterion.eval()(diffusion, batch())
     assert objective.times.seen.sum() == 0
     criterion.train()(diffusion, batch())
@@ -255,7 +255,7 @@ def test_importance_sampled_times_remember_losses_in_training_only():
 
 def test_learned_uncertainty_is_trained_beside_the_network_and_is_no_part_of_it():
     diffusion = model(replace(FLOW, learned_uncertainty=True))
-    criterion = DiffusionLoss(diffusion)
+    criterion = DiffusionLoss(diffusion.objective)
     criterion(diffusion, batch()).mean().backward()
     assert all(parameter.grad is not None for parameter in criterion.parameters())
     assert not any("uncertainty" in name for name in diffusion.state_dict())
@@ -266,7 +266,7 @@ def test_learned_uncertainty_does_not_undo_the_weights_of_importance_sampled_tim
     times = ImportanceSampled(steps=1000, history=1)
     times.update(torch.arange(1, 1001) / 1000, torch.linspace(1, 9, 1000))
     diffusion = model(replace(IMPROVED, times=times, learned_uncertainty=True, bound_weight=0.0))
-    criterion = DiffusionLoss(diffusion, 0).eval()
+    criterion = DiffusionLoss(diffusion.objective, 0).eval()
     images = batch()
     # at the start u = 0, and its gradient says what it is taught: the loss without those weights
     torch.manual_seed(3)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -16,9 +16,12 @@ class DiagonalGaussian:
     mean: Tensor
     std: Tensor
 
-    def sample(self) -> Tensor:
-        """A draw (B, C, h, w), differentiable in mean and std (Kingma and Welling 2013, section 2.4)."""
-        return self.mean + self.std * torch.randn_like(self.mean)
+    def sample(self, randn_like: Callable[[Tensor], Tensor] = torch.randn_like) -> Tensor:
+        """A draw (B, C, h, w), differentiable in mean and std (Kingma and Welling 2013, section 2.4).
+
+        `randn_like` supplies its noise, where that is to be the same every time.
+        """
+        return self.mean + self.std * randn_like(self.mean)
 
     def kl(self) -> Tensor:
         """KL(q || N(0, 1)) in nats of each latent value, (B, C, h, w) (Kingma and Welling 2013, appendix B)."""

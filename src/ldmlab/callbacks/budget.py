@@ -66,6 +66,11 @@ class Stopwatch:
         self.seconds = 0.0
         self.cpu_seconds = 0.0
 
+    @property
+    def cost(self) -> dict[str, float]:
+        """Both, by name, up to the last stop or lap."""
+        return {"seconds": self.seconds, "cpu_seconds": self.cpu_seconds}
+
     def start(self) -> None:
         """Runs from now on."""
         self._started = time.perf_counter(), time.process_time()
@@ -172,8 +177,11 @@ class Budget(L.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run goes on from."""
-        measuring = {"seconds": self.measuring.seconds, "cpu_seconds": self.measuring.cpu_seconds}
-        return {"cost": asdict(self.cost), "flops_per_step": self._flops_per_step, "measuring": measuring}
+        return {
+            "cost": asdict(self.cost),
+            "flops_per_step": self._flops_per_step,
+            "measuring": self.measuring.cost,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from a saved state."""

@@ -36,13 +36,16 @@ class Uniform:
 class Trailing:
     """Equally spaced from 1, rounded to the steps of the chain (Lin et al. 2023, table 2).
 
-    A discrete model is then asked only about times that it was trained at. Without a chain, `Uniform`.
+    A discrete model is then asked only about times that it was trained at. Without a chain, or with more steps than it
+    has, `Uniform`.
     """
 
     def __call__(self, steps: int, schedule: Schedule) -> Tensor:
         """steps + 1 falling times in [0, 1], float64, the last of them 0."""
         times = Uniform()(steps, schedule)
-        return times if schedule.chain is None else on_chain(times, schedule.chain)
+        if schedule.chain is None or steps > schedule.chain:
+            return times
+        return (times * schedule.chain).round() / schedule.chain
 
 
 @dataclass(frozen=True)
@@ -109,13 +112,6 @@ class FlowShifted:
     def __call__(self, steps: int, schedule: Schedule) -> Tensor:
         """steps + 1 falling times in [0, 1], float64, the last of them 0."""
         return shifted(Uniform()(steps, schedule), self.shift)
-
-
-def on_chain(times: Tensor, chain: int) -> Tensor:
-    """Falling times rounded to k / chain, without repeating one: as many times need as many steps of the chain."""
-    if len(times) - 1 > chain:
-        return times
-    return (times * chain).round() / chain
 
 
 def noise_range(schedule: Schedule) -> tuple[float, float]:

@@ -9,6 +9,11 @@ from torch import Tensor
 
 from ldmlab.diffusion.schedules import Schedule, expand
 
+VARIANCES = ("small", "large", "learned")
+"""Of the reverse steps: see `Posterior`."""
+
+NOT_LEARNED = "this model has not learned its variance (scheduler.learned_variance); use small or large"
+
 
 @dataclass(frozen=True)
 class Posterior:

@@ -30,7 +30,7 @@ class LatentDiffusionModule(L.LightningModule):
     ):
         super().__init__()
         self.model = model
-        self.criterion = DiffusionLoss(model, drop_probability)
+        self.criterion = DiffusionLoss(model.objective, drop_probability)
         self.ema: PowerEMA[ConditionalDenoiser] = PowerEMA(model.network, ema_gamma)
         self.optimizer = optimizer
 

@@ -11,7 +11,7 @@ from ldmlab.diffusion.likelihood import Bins, step_term
 from ldmlab.diffusion.schedules import add_noise
 from ldmlab.diffusion.times import ImportanceSampled
 from ldmlab.diffusion.uncertainty import LearnedUncertainty
-from ldmlab.modules.model import LatentDiffusion
+from ldmlab.modules.model import LatentDiffusion, Objective
 from ldmlab.types import Batch
 
 
@@ -22,17 +22,16 @@ class DiffusionLoss(nn.Module):
     level, and the losses that importance-sampled times are drawn by.
 
     Args:
-        model: whose objective it is; not a submodule.
+        objective: the model's.
         drop_probability: share of training samples that are not told their condition, for classifier-free guidance.
     """
 
-    def __init__(self, model: LatentDiffusion, drop_probability: float = 0.1):
+    def __init__(self, objective: Objective, drop_probability: float = 0.1):
         super().__init__()
-        self.objective = model.objective
+        self.objective = objective
         self.drop_probability = drop_probability
-        times = self.objective.times
-        self.importance = times if isinstance(times, ImportanceSampled) else None
-        self.uncertainty = LearnedUncertainty() if self.objective.learned_uncertainty else None
+        self.importance = objective.times if isinstance(objective.times, ImportanceSampled) else None
+        self.uncertainty = LearnedUncertainty() if objective.learned_uncertainty else None
 
     def forward(self, model: LatentDiffusion, batch: Batch) -> Tensor:
         """The loss of each sample, (B,)."""
@@ -46,7 +45,7 @@ class DiffusionLoss(nn.Module):
 
         drop = torch.rand(batch_size, device=device) < self.drop_probability
         conditioning = model.network.conditioner(batch, drop)
-        output, variance = model.output(model.network, xt, t, conditioning)
+        output, variance = model.output(model.network, xt, t, alpha, sigma, conditioning)
 
         target = objective.prediction.target(x0, noise, alpha, sigma)
         weight = objective.weighting(t, schedule, objective.prediction)

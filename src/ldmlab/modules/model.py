@@ -133,14 +133,21 @@ class LatentDiffusion(nn.Module):
         return self.autoencoder.normalize(posterior.sample())
 
     def output(
-        self, network: ConditionalDenoiser, xt: Tensor, t: Tensor, conditioning: Conditioning
+        self,
+        network: ConditionalDenoiser,
+        xt: Tensor,
+        t: Tensor,
+        alpha: Tensor,
+        sigma: Tensor,
+        conditioning: Conditioning,
     ) -> tuple[Tensor, Tensor | None]:
-        """What `network` says at xt (B, C, h, w) and times t (B,): its output, and the variance if that is learned.
+        """What `network` says at xt (B, C, h, w), times t (B,) and their coefficients (B,).
+
+        Its output, and the variance if that is learned.
 
         The variance is the share of the way from the smallest to the largest that a step can have; the network's -1 to
         1 are 0 to 1, as in Nichol and Dhariwal's code, and it may leave that range.
         """
-        alpha, sigma = self.objective.schedule.coefficients(t)
         scale = expand(self.objective.prediction.input_scale(alpha, sigma), xt)
         output = network.denoiser(scale * xt, t, conditioning).float()
         if not self.objective.learned_variance:
@@ -151,7 +158,7 @@ class LatentDiffusion(nn.Module):
     def denoise(self, network: ConditionalDenoiser, xt: Tensor, t: Tensor, conditioning: Conditioning) -> Prediction:
         """x0 and noise as `network` predicts them at normalised latents xt (B, C, h, w) and times t (B,)."""
         alpha, sigma = self.objective.schedule.coefficients(t)
-        output, variance = self.output(network, xt, t, conditioning)
+        output, variance = self.output(network, xt, t, alpha, sigma, conditioning)
         return replace(self.objective.prediction.to_prediction(output, xt, alpha, sigma), variance=variance)
 
     def bins(self) -> Bins | None:
@@ -213,6 +220,7 @@ class GuidedDenoiser:
         self.device = next(network.parameters()).device
         self.told = network.conditioner(conditions)
         self.null = network.conditioner.null(count, self.device)
+        self.guide_told: Conditioning | None = None
         self.rows = 0
 
     def __call__(self, xt: Tensor, t: Tensor) -> Prediction:
@@ -236,7 +244,9 @@ class GuidedDenoiser:
     def weaker(self, guide: LatentDiffusion, xt: Tensor, t: Tensor) -> Prediction:
         """The prediction of `guide`, another model, under the same conditions."""
         self.rows += xt.shape[0]
-        return guide.denoise(guide.network, xt, t, guide.network.conditioner(self.conditions))
+        if self.guide_told is None:
+            self.guide_told = guide.network.conditioner(self.conditions)
+        return guide.denoise(guide.network, xt, t, self.guide_told)
 
     def with_x0(self, x0: Tensor, xt: Tensor, t: Tensor) -> Prediction:
         """The prediction of which x0 is known."""

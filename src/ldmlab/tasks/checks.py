@@ -229,10 +229,12 @@ def check_metrics(config: Config) -> None:
 
 def check_likelihood(likelihood: Config) -> None:
     """The bound's numbers are null or positive."""
-    for key in ("steps", "times"):
+    for key, least in (("steps", 2), ("times", 1)):
         value = likelihood[key]
-        if value is not None and not (is_number(value, whole=True) and value >= (2 if key == "steps" else 1)):
-            raise UserError(f"metrics.likelihood.{key}: null or a whole number of 2 or more is needed, not {value}")
+        if value is not None and not (is_number(value, whole=True) and value >= least):
+            raise UserError(
+                f"metrics.likelihood.{key}: null or a whole number of {least} or more is needed, not {value}"
+            )
 
 
 def check_data_path(config: Config) -> None:

@@ -15,9 +15,10 @@ from rich.table import Table as TerminalTable
 from rich.text import Text
 
 from ldmlab.errors import UserError
+from ldmlab.tasks.comparison.markdown import by_evaluations, markdown
 from ldmlab.tasks.comparison.page import render_page
 from ldmlab.tasks.comparison.runs import Findings, find_runs
-from ldmlab.tasks.comparison.tables import DataGroup, Table, by_evaluations, group_by_data, markdown
+from ldmlab.tasks.comparison.tables import DataGroup, Table, group_by_data
 
 
 def compare(paths: list[Path], output: Path | None = None) -> Path:
@@ -100,7 +101,8 @@ def _markdown_document(findings: Findings, groups: list[DataGroup]) -> str:
         for heading, tables in _headed(group):
             for table in tables:
                 parts += [f"### {heading}: {table.title}", markdown(table), *table.notes]
-                parts += [text for text in (by_evaluations(table),) if text]
+                if samplers := by_evaluations(table):
+                    parts.append(samplers)
         commands = [command for run in group.runs("diffusion") if (command := run.command())]
         if commands:
             parts.append("\n".join(["```", *commands, "```"]))

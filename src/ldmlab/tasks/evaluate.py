@@ -151,7 +151,15 @@ class Trained:
         watch.start()
         quality = quality_of({**self.config, "metrics": recipe["metrics"]}, self.data, self.device)
         if recipe["metrics"].get("likelihood"):
-            return self._measure_bound(quality, recipe, watch)
+            key, detail, metrics = self._measure_bound(quality, recipe)
+            floors: Metrics = {}
+        else:
+            detail, metrics, floors = self._measure_quality(quality, recipe, known)
+            key = recipe_key(quality, detail)
+        watch.stop()
+        return Done(key, detail, metrics, floors, watch.cost)
+
+    def _measure_quality(self, quality: Quality, recipe: Config, known: Metrics) -> tuple[str, Metrics, Metrics]:
         quality.refuse(self.autoencoder.trained_against)
         suffix = recipe["suffix"]
         floors = measure.measure_real(quality, track, suffix)
@@ -165,11 +173,9 @@ class Trained:
         if self.model is not None:
             detail, generated = self._measure_diffusion(quality, recipe)
             metrics |= generated
-        watch.stop()
-        cost = {"seconds": watch.seconds, "cpu_seconds": watch.cpu_seconds}
-        return Done(recipe_key(quality, detail), detail, metrics, floors, cost)
+        return detail, metrics, floors
 
-    def _measure_bound(self, quality: Quality, recipe: Config, watch: Stopwatch) -> Done:
+    def _measure_bound(self, quality: Quality, recipe: Config) -> tuple[str, str, Metrics]:
         assert self.model is not None
         settings = recipe["metrics"]["likelihood"]
         steps, variance = chain_of(self.model, settings)
@@ -177,9 +183,7 @@ class Trained:
         description = {"model": self.fingerprint, "ema": True}
         seed = recipe["metrics"]["seed"]
         metrics = measure_likelihood(self.model, quality, settings, seed, description, detail, track)
-        watch.stop()
-        cost = {"seconds": watch.seconds, "cpu_seconds": watch.cpu_seconds}
-        return Done(f"{quality.split}/bound@{detail}", detail, metrics, {}, cost)
+        return f"{quality.split}/bound@{detail}", detail, metrics
 
     def _measure_diffusion(self, quality: Quality, recipe: Config) -> tuple[str, Metrics]:
         assert self.model is not None

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from ldmlab.data.loader import in_order
 from ldmlab.diffusion.likelihood import prior_term, step_term
+from ldmlab.diffusion.posterior import NOT_LEARNED, VARIANCES
 from ldmlab.diffusion.samplers import PerSampleNoise
-from ldmlab.diffusion.samplers.ancestral import VARIANCES
 from ldmlab.diffusion.schedules import add_noise
 from ldmlab.errors import UserError
 from ldmlab.metrics import processes
@@ -42,7 +42,7 @@ def chain_of(model: LatentDiffusion, settings: Config) -> tuple[int, str]:
     if variance not in VARIANCES:
         raise UserError(f"metrics.likelihood.variance: auto or one of {', '.join(VARIANCES)}, not {variance}")
     if variance == "learned" and not learned:
-        raise UserError("metrics.likelihood.variance: this model has not learned its variance; use small or large")
+        raise UserError(f"metrics.likelihood.variance: {NOT_LEARNED}")
     return steps, variance
 
 
@@ -81,7 +81,7 @@ def measure_likelihood(
         count = len(batch["image"])
         randn_like = PerSampleNoise([seed_of(seed, place) for place in places[start : start + count]])
         start += count
-        x0 = model.autoencoder.normalize(encoded(model, batch["image"], randn_like))
+        x0 = model.autoencoder.normalize(model.autoencoder.encode(batch["image"]).sample(randn_like))
         conditioning = model.network.conditioner(batch)
         # the decoder's step, then one step of each of `times` equally likely parts of the chain
         offsets = torch.special.ndtr(randn_like(x0[:, :1, :1, :1]).flatten(1).double())  # uniform, of the image's seed
@@ -122,12 +122,6 @@ def measure_likelihood(
         f"{name}_diffusion_bits_per_dim@{detail}": with_error(diffusion, manifest),
         f"{name}_decoder_bits_per_dim@{detail}": with_error(decoder, manifest),
     }
-
-
-def encoded(model: LatentDiffusion, images: Tensor, randn_like: PerSampleNoise) -> Tensor:
-    """A latent for each image, drawn with the noise of its own seed."""
-    posterior = model.autoencoder.encode(images)
-    return posterior.mean + posterior.std * randn_like(posterior.mean)
 
 
 def curve_of(terms: Tensor, drawn: Tensor, steps: int, parts: int = 10) -> list[Config]:

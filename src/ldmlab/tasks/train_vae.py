@@ -124,7 +124,7 @@ def _train_vae(run: Run, state: RunState, config: Config, made_by: tuple[str, li
             metrics,
             budget,
             loggers,
-            more_cost=Cost(seconds=statistics.seconds, cpu_seconds=statistics.cpu_seconds),
+            more_cost=Cost(**statistics.cost),
             measured={recipe_key(quality, "reconstruction"): recipe_of(config)},
             samples="samples/reconstructions-final.png",
             parameters={"autoencoder": count_parameters(autoencoder)},

@@ -211,7 +211,7 @@ def finish(
             "choices": {"downsampling": config["downsampling"]["name"], **config.get("choices", {})},
             "data": {"name": info.name, "fingerprint": info.fingerprint, "image_size": info.image_size},
             "cost": asdict(budget.cost + (more_cost or Cost())),
-            "cost_measuring": {"seconds": budget.measuring.seconds, "cpu_seconds": budget.measuring.cpu_seconds},
+            "cost_measuring": budget.measuring.cost,
             "cost_autoencoder": None,
             "autoencoder_from": None,
             "metrics": metrics,

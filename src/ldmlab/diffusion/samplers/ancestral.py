@@ -7,11 +7,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ldmlab.diffusion.posterior import Posterior
+from ldmlab.diffusion.posterior import NOT_LEARNED, VARIANCES, Posterior
 from ldmlab.diffusion.samplers.base import OneEvaluation, Past, Point, RandnLike
 from ldmlab.diffusion.schedules import Schedule
-
-VARIANCES = ("small", "large", "learned")
 
 
 @dataclass(frozen=True)
@@ -34,10 +32,7 @@ class DDPM(OneEvaluation):
     def problem_with(self, schedule: Schedule, learned_variance: bool) -> str | None:
         """Why a model on this path, with or without learned variance, cannot be sampled so; None if it can."""
         if self.variance == "learned" and not learned_variance:
-            return (
-                "sampler.variance: this model has not learned its variance (scheduler.learned_variance); use small or "
-                "large"
-            )
+            return f"sampler.variance: {NOT_LEARNED}"
         return super().problem_with(schedule, learned_variance)
 
     def step(self, x: Tensor, past: Past, there: Point, left: int, randn_like: RandnLike) -> Tensor:

@@ -11,7 +11,16 @@ import torch
 from torch import Tensor
 
 from ldmlab.diffusion.predictions import Prediction
-from ldmlab.diffusion.samplers.base import Denoise, Point, RandnLike, Sampler, initial_sample, points_at
+from ldmlab.diffusion.samplers.base import (
+    Denoise,
+    OneEvaluation,
+    Past,
+    Point,
+    RandnLike,
+    Sampler,
+    initial_sample,
+    points_at,
+)
 from ldmlab.diffusion.schedules import Schedule
 
 
@@ -46,19 +55,16 @@ VARIABLES = {"straight": STRAIGHT, "noise_level": NOISE_LEVEL}
 
 
 @dataclass(frozen=True)
-class Euler(Sampler):
+class Euler(OneEvaluation):
     """Euler's method on the probability-flow ODE: the steps of DDIM with eta 0 (Song et al. 2020, eq. 14)."""
 
     steps: int = 20
 
-    def __call__(self, denoise: Denoise, noise: Tensor, schedule: Schedule, randn_like: RandnLike) -> Tensor:
-        """Samples (B, ...) from initial standard normal `noise` (B, ...), in its precision, at least float32."""
-        points = self.points(schedule)
-        y = initial_sample(noise, points[0]) / STRAIGHT.scale(points[0])
-        for here, there in pairwise(points):
-            prediction = denoise(y * STRAIGHT.scale(here), here.batch_time(y))
-            y = y + (STRAIGHT.u(there) - STRAIGHT.u(here)) * STRAIGHT.slope(prediction)
-        return y * STRAIGHT.scale(points[-1])
+    def step(self, x: Tensor, past: Past, there: Point, left: int, randn_like: RandnLike) -> Tensor:
+        """x at the next point `there`."""
+        here, prediction = past[-1]
+        step = STRAIGHT.u(there) - STRAIGHT.u(here)
+        return (x / STRAIGHT.scale(here) + step * STRAIGHT.slope(prediction)) * STRAIGHT.scale(there)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from ldmlab.tasks.comparison.rows import PREVIEW, REAL, RECONSTRUCTION, Headline, Row, best_row
+from ldmlab.tasks.comparison.rows import PREVIEW, REAL, RECONSTRUCTION, Headline, Row, best_row, by_series
 from ldmlab.tasks.comparison.runs import Measurement, Run
 from ldmlab.tasks.comparison.tables import Table
 
@@ -111,19 +111,16 @@ def _against_evaluations(rows: Sequence[Row], headline: Headline) -> Plot | None
         for row in rows
         if (nfe := row.manifest.get("nfe")) and (quality := _finite(row.quality(headline)))
     ]
-    curves = _by_series(points)
+    curves = _curves(points)
     if all(len(curve) < 2 for curve in curves.values()):
         return None
     with _drawing() as (figure, axes):
-        for (name, curve), style in zip(curves.items(), _styles(len(curves)), strict=True):
-            _curve(axes, [p.x for p in curve], [p.y(headline) for p in curve], style)
-            for point in curve:
-                _mark(axes, point, headline, style)
-            axes.plot([], [], color=style.colour, marker=style.marker, label=name)
+        styles = _styles(len(curves))
+        _draw_curves(axes, curves, headline, styles)
         axes.set_xlabel("evaluations of the network for an image (log scale)")
         _log_x(axes, [p.x for p in points])
         _quality_axis(axes, headline, [p.y(headline) for p in points])
-        axes.legend(frameon=False, fontsize=9)
+        _legend(axes, curves, styles)
         svg = _svg(figure)
     caption = "A curve for each sampler. Guidance evaluates twice a step."
     return Plot("Quality against evaluations", svg, caption, [])
@@ -137,25 +134,22 @@ def _against_speed(rows: Sequence[Row], headline: Headline, styles: dict[str, Ru
     ]
     if len(points) < 2:
         return None  # a single point shows nothing that the table does not
-    curves = _by_series(points)
+    curves = _curves(points)
     runs = _runs(points)
     several = len(curves) > len(runs)  # of some run: the samplers are told apart, not the runs
+    own = _styles(len(curves)) if several else [styles[curve[0].row.run.label] for curve in curves.values()]
     with _drawing() as (figure, axes):
-        for (name, curve), style in zip(curves.items(), _styles(len(curves)), strict=True):
-            style = style if several else styles[curve[0].row.run.label]
-            _curve(axes, [p.x for p in curve], [p.y(headline) for p in curve], style)
-            for point in curve:
-                _mark(axes, point, headline, style)
-                if (nfe := point.row.manifest.get("nfe")) is not None and not several:
-                    position = (point.x, point.y(headline))
-                    axes.annotate(f"{nfe:g}", position, (6, 5), textcoords="offset points", fontsize=9)
-            if several:
-                axes.plot([], [], color=style.colour, marker=style.marker, label=name)
+        _draw_curves(axes, curves, headline, own)
         axes.set_xlabel("images / s (log scale)")
         _log_x(axes, [p.x for p in points])
         _quality_axis(axes, headline, [p.y(headline) for p in points])
         if several:
-            axes.legend(frameon=False, fontsize=9)
+            _legend(axes, curves, own)
+        else:
+            for point in points:
+                if (nfe := point.row.manifest.get("nfe")) is not None:
+                    position = (point.x, point.y(headline))
+                    axes.annotate(f"{nfe:g}", position, (6, 5), textcoords="offset points", fontsize=9)
         svg = _svg(figure)
     beside = "" if several else ", its NFE beside it"
     caption = f"A point for each sampler setting{beside}. Best is down and to the right."
@@ -251,15 +245,23 @@ def _runs(points: Sequence[_Point]) -> list[Run]:
     return list({p.row.run.label: p.row.run for p in points}.values())
 
 
-def _by_series(points: Sequence[_Point]) -> dict[str, list[_Point]]:
+def _curves(points: Sequence[_Point]) -> dict[str, list[_Point]]:
     """Points that differ in the number of steps alone, by the name of what they share, from left to right."""
-    one_run = len(_runs(points)) == 1
-    curves: dict[str, list[_Point]] = {}
-    for point in sorted(points, key=lambda p: (p.row.run.label, p.row.series, p.x)):
-        curves.setdefault(point.row.series if one_run else f"{point.row.run.label} {point.row.series}", []).append(
-            point
-        )
-    return curves
+    series = by_series(points, lambda point: point.row)
+    return {name: sorted(found, key=lambda p: p.x) for name, found in series.items()}
+
+
+def _draw_curves(axes: Axes, curves: dict[str, list[_Point]], headline: Headline, styles: Sequence[RunStyle]) -> None:
+    for curve, style in zip(curves.values(), styles, strict=True):
+        _curve(axes, [p.x for p in curve], [p.y(headline) for p in curve], style)
+        for point in curve:
+            _mark(axes, point, headline, style)
+
+
+def _legend(axes: Axes, names: Iterable[str], styles: Sequence[RunStyle]) -> None:
+    for name, style in zip(names, styles, strict=True):
+        axes.plot([], [], color=style.colour, marker=style.marker, label=name)
+    axes.legend(frameon=False, fontsize=9)
 
 
 def _styles(number: int) -> list[RunStyle]:

@@ -9,12 +9,14 @@ See Bińkowski et al. 2018, "Demystifying MMD GANs", section 4.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from ldmlab.metrics.names import ENOUGH_FOR_FRECHET
 from ldmlab.tasks.comparison.runs import Measurement, Run
+
+T = TypeVar("T")
 
 RECONSTRUCTION, REAL, PREVIEW = "reconstruction", "real", "preview"
 
@@ -181,6 +183,20 @@ class Row:
             "cost_autoencoder": run.cost_autoencoder,
             "parameters": run.parameters,
         }
+
+
+def by_series(items: Iterable[T], row_of: Callable[[T], Row]) -> dict[str, list[T]]:
+    """Items whose rows differ in the number of steps alone, by the name of what those share.
+
+    The name says the run where there are several.
+    """
+    ordered = sorted(items, key=lambda item: (row_of(item).run.label, row_of(item).series))
+    one_run = len({row_of(item).run.label for item in ordered}) == 1
+    found: dict[str, list[T]] = {}
+    for item in ordered:
+        row = row_of(item)
+        found.setdefault(row.series if one_run else f"{row.run.label} {row.series}", []).append(item)
+    return found
 
 
 def is_floor(detail: str, *floors: str) -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
-from itertools import pairwise
 from typing import Any, Literal
 
 from ldmlab.tasks.comparison.rows import (
@@ -181,64 +180,6 @@ def guidance(row: Row) -> str:
         if key != "scale" and value is not None and value != usual.get(key)
     ]
     return ", ".join([*([f"{told['scale']:g}"] if "scale" in told else []), *others]) or ABSENT
-
-
-def markdown(table: Table) -> str:
-    """The table in Markdown."""
-    lines = [
-        "| " + " | ".join(_markdown_text(column.heading) for column in table.columns) + " |",
-        "|" + "|".join(" ---: " if column.numeric else " --- " for column in table.columns) + "|",
-    ]
-    for cells in table.cells():
-        texts = (f"**{_markdown_text(c.text)}**" if c.best else _markdown_text(c.text) for c in cells)
-        lines.append("| " + " | ".join(texts) + " |")
-    return "\n".join(lines)
-
-
-def by_evaluations(table: Table) -> str:
-    """Quality and images/s of every sampler at each number of evaluations, in Markdown; "" where there is one number.
-
-    The columns are the numbers of the sampler that was measured at most of them; what another sampler did with fewer
-    stands in the next column, with its own number.
-    """
-    headline = table.headline
-    one_run = len({row.run.label for row in table.rows}) == 1
-    series: dict[str, dict[float, Row]] = {}
-    for row in sorted(table.rows, key=lambda row: (row.run.label, row.series)):
-        if headline and row.manifest.get("nfe") and row.quality(headline):
-            name = row.series if one_run else f"{row.run.label} {row.series}"
-            series.setdefault(name, {})[row.manifest["nfe"]] = row
-    budgets = max((sorted(found) for found in series.values()), key=len, default=[])
-    if headline is None or len(budgets) < 2:
-        return ""
-    most = max(nfe for found in series.values() for nfe in found)
-    if most > budgets[-1]:
-        budgets.append(most)
-
-    def cell(found: dict[float, Row], after: float, budget: float) -> str:
-        inside = [nfe for nfe in found if after < nfe <= budget]
-        if not inside:
-            return ABSENT
-        nfe = max(inside)
-        speed = found[nfe].speed("images_per_s")
-        told = [f"NFE {nfe:g}"] * (nfe != budget) + [f"{number(speed)}/s"] * (speed is not None)
-        return distance(found[nfe].quality(headline), headline) + (f" ({', '.join(told)})" if told else "")
-
-    heading = "KID ×10³" if headline == "kid" else "Fréchet distance"
-    lines = [
-        f"| {heading} (images/s) at NFE | " + " | ".join(f"{budget:g}" for budget in budgets) + " |",
-        "| --- |" + " ---: |" * len(budgets),
-    ]
-    for name, found in series.items():
-        cells = (cell(found, after, budget) for after, budget in pairwise([0, *budgets]))
-        lines.append(f"| {_markdown_text(name)} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def _markdown_text(text: str) -> str:
-    for character, escaped in (("&", "&amp;"), ("<", "&lt;"), ("|", "\\|"), ("*", "\\*"), ("\n", " ")):
-        text = text.replace(character, escaped)
-    return text
 
 
 def _tables(stage: str, runs: Iterable[Run]) -> list[Table]:
