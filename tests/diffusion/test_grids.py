@@ -81,6 +81,25 @@ def test_auto_is_the_usual_grid_of_the_schedule():
     assert grid_named("auto", RectifiedFlow()) is GRIDS["uniform"]
 
 
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Karras(rho=0), "rho: a finite number above 0 is needed, not 0"),
+        (lambda: FlowShifted(shift=-1.0), "shift: a finite number above 0 is needed, not -1"),
+        (lambda: Leading(offset=-1), "offset: a whole number of 0 or more is needed, not -1"),
+        (lambda: Leading(offset=0.5), "offset: a whole number is needed, not 0.5"),
+    ],
+)
+def test_settings_that_give_no_times_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_no_grid_asks_about_levels_below_edm_s_smallest(name):
+    assert levels(GRIDS[name](20, EDM())[:-1], EDM()).min() >= 0.002 * (1 - 1e-9)
+
+
 def test_leading_has_no_more_times_than_the_chain():
     with pytest.raises(ValueError, match="no 20 times on a chain of 10 steps"):
         GRIDS["leading"](20, Linear(steps=10))

@@ -187,9 +187,11 @@ def test_the_update_is_at_least_in_float32(sampler):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"steps": 0}, r"sampler\.steps: a whole number of 1 or more"),
-        ({"steps": 2.5}, r"sampler\.steps: a whole number of 1 or more"),
-        ({"grid": "karas"}, r"sampler\.grid: auto or one of uniform, .*, not karas"),
+        ({"steps": 0}, r"^steps: a whole number of 1 or more"),
+        ({"steps": 2.5}, "^steps: a whole number is needed, not 2.5"),
+        ({"grid": "karas"}, r"^grid: auto, one of uniform, .* with a _target_ is needed, not karas"),
+        ({"grid": {"rho": 5}}, r"^grid: .* is needed, not {'rho': 5}"),
+        ({"grid": None}, r"^grid: .* is needed, not None"),
     ],
 )
 def test_wrong_options_are_refused(sampler, options, message):
@@ -200,11 +202,13 @@ def test_wrong_options_are_refused(sampler, options, message):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: DDPM(variance="tiny"), "small, large, learned, not tiny"),
+        (lambda: DDPM(variance="tiny"), "small, large, learned is needed, not tiny"),
         (lambda: DDIM(eta=1.5), "from 0 to 1 is needed, not 1.5"),
-        (lambda: UniPC(order=4), "1, 2 or 3, not 4"),
-        (lambda: Heun(s_churn=-1.0), r"sampler\.s_churn: .* not -1"),
-        (lambda: Heun(variables="time"), "straight, noise_level, not time"),
+        (lambda: UniPC(order=4), "1, 2 or 3 is needed, not 4"),
+        (lambda: Heun(s_churn=-1.0), r"^s_churn: .* not -1"),
+        (lambda: Heun(s_tmax=math.nan), "s_tmax: a number is needed, not nan"),
+        (lambda: PLMS(variables=1), "straight, noise_level is needed, not 1"),
+        (lambda: Heun(variables="time"), "straight, noise_level is needed, not time"),
     ],
 )
 def test_wrong_values_are_refused(make, message):
@@ -218,10 +222,40 @@ def test_a_learned_variance_is_asked_only_of_a_model_that_has_one():
     assert all(sampler(4).problem_with(RectifiedFlow(), learned_variance=False) is None for sampler in EVERY)
 
 
-def test_infinite_noise_levels_are_refused():
-    sampler = Heun(variables="noise_level")
+@pytest.mark.parametrize("solver", [Heun, PLMS])
+def test_infinite_noise_levels_are_refused(solver):
+    sampler = solver(variables="noise_level")
     assert sampler.problem_with(Linear(), learned_variance=False) is None
     assert "is infinite; use straight" in sampler.problem_with(RectifiedFlow(), learned_variance=False)
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        [1.0, 0.5, 0.5, 0.0],  # does not fall
+        [0.0, 0.3, 0.6, 1.0],  # rises
+        [1.0, math.nan, 0.2, 0.0],
+        [1.5, 1.0, 0.5, 0.0],  # beyond the path
+        [1.0, 0.5, 0.0, -0.1],
+        [1.0, 0.0],  # too few
+    ],
+)
+def test_a_grid_that_does_not_fall_from_one_to_zero_is_refused(times):
+    with pytest.raises(ValueError, match="does not give 4 falling times from 1 to 0"):
+        DDIM(3, lambda steps, schedule: torch.tensor(times, dtype=torch.float64)).points(Linear())
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
+def test_over_the_whole_path_higher_orders_are_more_exact_than_ddim(schedule):
+    noise = torch.randn(64, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+    def reached(sampler):
+        return sampler(GaussianMixture().denoiser(schedule), noise, schedule, torch.randn_like)
+
+    exact = reached(UniPC(1000, "logsnr", 3))
+    samplers = (DDIM(20), PLMS(20), Heun(20), DPMpp2M(20), UniPC(20))
+    ddim, *others = ((reached(sampler) - exact).square().mean().sqrt().item() for sampler in samplers)
+    assert all(other < 0.95 * ddim for other in others)
 
 
 def test_a_grid_object_takes_the_place_of_a_name():

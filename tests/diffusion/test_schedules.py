@@ -114,7 +114,36 @@ def test_shift_auto_is_the_root_of_the_dimension_over_4096():
         RectifiedFlow("auto").coefficients(GRID)
 
 
-@pytest.mark.parametrize("shift", [0, -1.0, "large"])
+def test_edm_s_even_times_are_its_noise_levels_and_none_is_below_the_smallest():
+    levels = EDM().coefficients(GRID)[1][1:]
+    torch.testing.assert_close(levels[0], torch.tensor(0.002, dtype=torch.float64))
+    roots = levels ** (1 / 7)
+    torch.testing.assert_close(roots.diff(), roots.diff().mean().expand(999))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Linear(steps=0), "steps: a whole number of 1 or more is needed, not 0"),
+        (lambda: Linear(steps=10.0), "steps: a whole number is needed, not 10.0"),
+        (lambda: Linear(steps=1, zero_terminal_snr=True), "steps: a whole number of 2 or more"),
+        (lambda: Linear(zero_terminal_snr="yes"), "zero_terminal_snr: true or false is needed, not yes"),
+        (lambda: Linear(beta_start="a"), "beta_start: a number is needed, not a"),
+        (lambda: Linear(beta_end=1.5), "every beta must be above 0 and below 1"),
+        (lambda: ScaledLinear(beta_start=-1.0), "every beta must be above 0 and below 1"),
+        (lambda: Cosine(s=-1.0), "every beta must be above 0 and below 1"),
+        (lambda: Sigmoid(tau=0.0), "every beta must be above 0 and below 1"),
+        (lambda: EDM(sigma_min=90.0), r"sigma_min: .* not \(90\.0, 80\.0\)"),
+        (lambda: EDM(sigma_min=0), "sigma_min: a number between 0 and sigma_max"),
+        (lambda: EDM(rho=0), "rho: a finite number above 0 is needed, not 0"),
+    ],
+)
+def test_settings_that_give_no_path_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize("shift", [0, -1.0, "large", True])
 def test_other_shifts_are_refused(shift):
     with pytest.raises(ValueError, match="a positive number or auto is needed"):
         RectifiedFlow(shift)

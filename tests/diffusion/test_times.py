@@ -69,9 +69,24 @@ def test_mode_times_have_the_density_of_their_paper():
     assert uniform.mean().item() == pytest.approx(0.5, abs=0.002)
 
 
-def test_mode_refuses_a_scale_at_which_times_would_run_back():
-    with pytest.raises(ValueError, match=r"from -1 to 1\.752"):
-        Mode(scale=2.0)
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Mode(scale=2.0), r"scale: a number from -1 to 1\.752 is needed, not 2"),  # times would run back
+        (lambda: Mode(smallest=2), "smallest: a time between 0 and 1 is needed, not 2"),
+        (lambda: Uniform(smallest=0.0), "smallest: a time between 0 and 1"),
+        (lambda: Discrete(0), "steps: a whole number of 1 or more is needed, not 0"),
+        (lambda: LogitNormal(std="a"), "std: a number is needed, not a"),
+        (lambda: LogNormal(std=0.0), "std: a finite number above 0"),
+        (lambda: LogNormal(mean=math.inf), "mean: a finite number is needed, not inf"),
+        (lambda: ImportanceSampled(history=0), "history: a whole number of 1 or more is needed, not 0"),
+        (lambda: ImportanceSampled(steps=1.5), "steps: a whole number of 1 or more is needed, not 1.5"),
+        (lambda: ImportanceSampled(uniform_share=2), "uniform_share: a number from 0 to 1"),
+    ],
+)
+def test_settings_that_give_no_times_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
 
 
 def filled(sizes):
@@ -100,6 +115,13 @@ def test_importance_sampling_draws_in_proportion_to_the_losses_and_weights_them_
     assert shares == pytest.approx([0.1, 0.2, 0.3, 0.4], abs=0.001)
     losses = torch.tensor([1.0, 2.0, 3.0, 4.0])[(t * 4).long() - 1]
     assert (times.weight(t) * losses).mean().item() == pytest.approx(2.5, abs=1e-3)  # the mean over uniform times
+
+
+def test_importance_sampling_remembers_a_step_that_is_drawn_twice_in_a_batch_twice():
+    times = ImportanceSampled(steps=2, history=3)
+    times.update(torch.tensor([0.5, 1.0, 0.5]), torch.tensor([1.0, 2.0, 3.0]))
+    assert times.losses.tolist() == [[1, 3, 0], [2, 0, 0]]
+    assert times.seen.tolist() == [2, 1]
 
 
 def test_importance_sampling_forgets_old_losses_and_resumes_from_its_state():

@@ -99,3 +99,18 @@ def test_learned_uncertainty_is_finite_at_both_ends_of_any_path():
     for schedule in (RectifiedFlow(), EDMPath(), Cosine(zero_terminal_snr=True)):
         alpha, sigma = schedule.coefficients(ends)
         assert torch.isfinite(LearnedUncertainty()(torch.ones(2), alpha, sigma)).all()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: MinSNR(gamma=0), "gamma: a number above 0 is needed, not 0"),
+        (lambda: EDM(sigma_data="x"), "sigma_data: a number is needed, not x"),
+        (lambda: P2(k=0), "k: a finite number above 0"),
+        (lambda: P2(gamma=-1), "gamma: a finite number of 0 or more"),
+        (lambda: VariationalBound(steps=0), "steps: a whole number of 1 or more"),
+    ],
+)
+def test_settings_that_give_no_weights_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

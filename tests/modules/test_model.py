@@ -13,10 +13,11 @@ from ldmlab.conditioners.class_label import ClassLabel
 from ldmlab.denoisers.unet import UNet
 from ldmlab.diffusion.guidance import Autoguidance, ClassifierFree, NoGuidance
 from ldmlab.diffusion.likelihood import step_term
-from ldmlab.diffusion.predictions import PREDICTIONS
+from ldmlab.diffusion.predictions import PREDICTIONS, Preconditioned
 from ldmlab.diffusion.samplers import DDIM, DDPM, Heun
 from ldmlab.diffusion.schedules import EDM, Cosine, Linear, RectifiedFlow, add_noise
 from ldmlab.diffusion.times import Discrete, ImportanceSampled, LogitNormal, LogNormal
+from ldmlab.diffusion.weightings import EDM as EDMWeighting
 from ldmlab.diffusion.weightings import MinSNR, Uniform
 from ldmlab.modules.loss import DiffusionLoss
 from ldmlab.modules.model import ConditionalDenoiser, LatentDiffusion, Objective
@@ -321,7 +322,17 @@ def test_one_batch_or_two_evaluations_give_the_same_picture():
         ({"schedule": Linear(zero_terminal_snr=True), "prediction": "epsilon"}, "use v or velocity"),
         ({"schedule": Linear(), "prediction": "score"}, "epsilon, sample, v, velocity, edm"),
         ({"schedule": RectifiedFlow(), "prediction": "v", "learned_variance": True}, "this path is none"),
-        ({"schedule": EDM(), "prediction": "edm"}, "below the smallest of this path"),
+        ({"schedule": Linear(steps=10), "prediction": "v"}, r"times: 1000 discrete times .*times\.steps=10 or"),
+        ({"schedule": "linear", "prediction": "v"}, "schedule: a node with a _target_ is needed, not linear"),
+        ({"schedule": Linear(), "prediction": None}, "prediction: a node with a _target_ is needed, not None"),
+        ({"schedule": Linear(), "prediction": "v", "weighting": None}, "weighting: a node with a _target_ is needed"),
+        ({"schedule": Linear(), "prediction": "v", "times": 3}, "times: a node with a _target_ is needed, not 3"),
+        ({"schedule": Linear(), "prediction": "v", "learned_variance": "no"}, "learned_variance: true or false is"),
+        ({"schedule": Linear(), "prediction": "v", "bound_weight": "x"}, "bound_weight: a number is needed, not x"),
+        (
+            {"schedule": EDM(), "prediction": Preconditioned(0.5), "weighting": EDMWeighting()},
+            r"weighting\.sigma_data: 1\.0 here, 0\.5 of the prediction",
+        ),
         (
             {"schedule": Linear(), "prediction": "epsilon", "learned_variance": True, "times": LogitNormal()},
             "trained at the steps of the chain",

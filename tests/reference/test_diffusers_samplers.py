@@ -176,7 +176,7 @@ def test_ddpm(schedule, variance, prediction, steps):
 
 def plms(prediction, steps):
     scheduler = chain_scheduler(PNDMScheduler, Linear(), prediction, steps, skip_prk_steps=True, set_alpha_to_one=True)
-    ours, times = walk(PLMS(steps, "leading"), Linear(), PREDICTIONS[prediction])
+    ours, times = walk(PLMS(steps, "leading", "noise_level"), Linear(), PREDICTIONS[prediction])
     assert_on_chain(times, scheduler)
     assert len(times) == steps + (steps > 1)
     return ours, theirs(scheduler, steps, times, start())

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ldmlab.autoencoders.base import Autoencoder, DiagonalGaussian
+from ldmlab.settings import SettingError
 
 
 def _group_norm(channels: int) -> nn.GroupNorm:
@@ -93,8 +94,8 @@ class KLAutoencoder(Autoencoder):
         super().__init__(downsampling_factor, latent_channels)
         halvings = 2 ** (len(channel_multipliers) - 1)
         if downsampling_factor % halvings:
-            raise ValueError(
-                f"autoencoder.channel_multipliers has {len(channel_multipliers)} levels, which downsample by at least "
+            raise SettingError(
+                f"channel_multipliers: {len(channel_multipliers)} levels downsample by at least "
                 f"{halvings}, more than the factor {downsampling_factor}"
             )
         patch_size = downsampling_factor // halvings

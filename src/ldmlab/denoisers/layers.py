@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ldmlab.settings import SettingError
+
 
 def zero_init(module: nn.Linear | nn.Conv2d) -> nn.Linear | nn.Conv2d:
     """The module with weights and bias zero, so that the branch it ends starts as no change at all."""
@@ -73,7 +75,7 @@ class SelfAttention(nn.Module):
         super().__init__()
         self.heads = max(channels // head_channels, 1)
         if channels % self.heads:
-            raise ValueError(f"denoiser.head_channels: {head_channels} does not divide the width {channels}")
+            raise SettingError(f"head_channels: {head_channels} does not divide the width {channels}")
         self.norm = group_norm(channels)
         self.qkv = nn.Linear(channels, 3 * channels)
         self.out = zero_init(nn.Linear(channels, channels))

@@ -6,6 +6,7 @@ are ratios sigma / alpha, which every path has.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ldmlab.diffusion.schedules import Schedule, shifted
+from ldmlab.settings import check_types, require
 
 
 class Grid(Protocol):
@@ -58,11 +60,15 @@ class Leading:
 
     offset: int = 0
 
+    def __post_init__(self) -> None:
+        check_types(self)
+        require(self.offset >= 0, "offset", "a whole number of 0 or more", self.offset)
+
     def __call__(self, steps: int, schedule: Schedule) -> Tensor:
         """steps + 1 falling times in [0, 1], float64, the last of them 0."""
         chain = schedule.chain or 1000
         if steps > chain:
-            raise ValueError(f"sampler.grid: leading has no {steps} times on a chain of {chain} steps; use uniform")
+            raise ValueError(f"leading has no {steps} times on a chain of {chain} steps; use uniform")
         first = torch.arange(steps, dtype=torch.float64) * (chain // steps) + 1 + self.offset
         return torch.cat([first.clamp(max=chain).flip(0) / chain, torch.zeros(1, dtype=torch.float64)])
 
@@ -84,6 +90,10 @@ class Karras:
     """
 
     rho: float = 7.0
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        require(0 < self.rho < math.inf, "rho", "a finite number above 0", self.rho)
 
     def __call__(self, steps: int, schedule: Schedule) -> Tensor:
         """steps + 1 falling times in [0, 1], float64, the last of them 0."""
@@ -108,6 +118,10 @@ class FlowShifted:
     """shift · t / (1 + (shift - 1) t) of equally spaced t (Esser et al. 2024, eq. 23); above 1: more near noise."""
 
     shift: float = 3.0
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        require(0 < self.shift < math.inf, "shift", "a finite number above 0", self.shift)
 
     def __call__(self, steps: int, schedule: Schedule) -> Tensor:
         """steps + 1 falling times in [0, 1], float64, the last of them 0."""

@@ -5,12 +5,14 @@ All of them extrapolate x0 and noise alike, which together give xt again, so a g
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from torch import Tensor
 
 from ldmlab.diffusion.predictions import Prediction
+from ldmlab.settings import SettingError, check_types, require
 
 
 class Guidable(Protocol):
@@ -63,10 +65,8 @@ class _Extrapolation:
     stop: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("scale", "start", "stop"):
-            value = getattr(self, name)
-            if not isinstance(value, (int, float)) or isinstance(value, bool):
-                raise ValueError(f"guidance.{name}: a number is needed, not {value}")
+        check_types(self)
+        require(math.isfinite(self.scale), "scale", "a finite number", self.scale)
 
     def acts(self, t: Tensor) -> bool:
         """Whether a second evaluation is paid at times t (B,), all equal."""
@@ -94,8 +94,7 @@ class ClassifierFree(_Extrapolation):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.rescale, (int, float)) or not 0 <= self.rescale <= 1:
-            raise ValueError(f"guidance.rescale: a number from 0 to 1 is needed, not {self.rescale}")
+        require(0 <= self.rescale <= 1, "rescale", "a number from 0 to 1", self.rescale)
 
     def __call__(self, model: Guidable, xt: Tensor, t: Tensor) -> Prediction:
         """The guided prediction at xt (B, ...), t (B,)."""
@@ -128,7 +127,7 @@ class Autoguidance(_Extrapolation):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.guide is None:
-            raise ValueError("guidance.guide: the folder of a weaker run is needed, guidance.guide=runs/STUDY/NAME")
+            raise SettingError("guide: the folder of a weaker run is needed, guidance.guide=runs/STUDY/NAME")
 
     def __call__(self, model: Guidable, xt: Tensor, t: Tensor) -> Prediction:
         """The guided prediction at xt (B, ...), t (B,)."""

@@ -8,7 +8,7 @@ which an error of the output becomes an error of x0, through which a loss weight
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -34,6 +34,7 @@ class Prediction:
         return cls(x0, (xt - expand(alpha, xt) * x0) / expand(sigma, xt))
 
 
+@runtime_checkable
 class PredictionType(Protocol):
     """One parametrisation of the network's output. All tensors (B, ...), all coefficients (B,)."""
 

@@ -20,6 +20,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ldmlab.settings import check_types, is_number, require
+
 
 class Schedule(ABC):
     """A path from data to noise.
@@ -48,6 +50,11 @@ class Schedule(ABC):
     def chain(self) -> int | None:
         """Number of steps of the Markov chain that the schedule defines."""
         return None
+
+    @property
+    def most_steps(self) -> int:
+        """The largest number of even steps of which the first does not end below `smallest_time`."""
+        return round(1 / self.smallest_time)
 
     @property
     def ends_in_noise(self) -> bool:
@@ -81,6 +88,13 @@ class BetaTable(Schedule):
     steps: int = 1000
     zero_terminal_snr: bool = False
 
+    def __post_init__(self) -> None:
+        check_types(self)
+        least = 2 if self.zero_terminal_snr else 1
+        require(self.steps >= least, "steps", f"a whole number of {least} or more", self.steps)
+        if not (self.alphas.diff() < 0).all():
+            raise ValueError("every beta must be above 0 and below 1, which these settings do not give")
+
     def betas(self) -> Tensor:
         """beta_1 ... beta_steps in float64, before `zero_terminal_snr` changes them."""
         raise NotImplementedError
@@ -93,9 +107,19 @@ class BetaTable(Schedule):
             alpha = (alpha - alpha[-1]) * alpha[0] / (alpha[0] - alpha[-1])
         return torch.cat([torch.ones(1, dtype=torch.float64), alpha])
 
+    @cached_property
+    def _tables(self) -> dict[torch.device, Tensor]:
+        return {}
+
+    def _table(self, device: torch.device) -> Tensor:
+        # kept on each device: a copy at every call is a wait for the GPU at every step
+        if device not in self._tables:
+            self._tables[device] = self.alphas.to(device)
+        return self._tables[device]
+
     def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """(alpha, sigma) at times t in [0, 1]."""
-        table = self.alphas.to(t.device)
+        table = self._table(t.device)
         position = t.double().clamp(0, 1) * self.steps
         below = position.floor().long().clamp(max=self.steps - 1)
         alpha = torch.lerp(table[below], table[below + 1], position - below)
@@ -103,7 +127,7 @@ class BetaTable(Schedule):
 
     def time_at(self, nsr: Tensor) -> Tensor:
         """The time at which sigma / alpha is nsr; 1 beyond the end of the path."""
-        table = self.alphas.to(nsr.device)
+        table = self._table(nsr.device)
         alpha = (1 + nsr.double() ** 2).rsqrt().clamp(min=table[-1])
         # the table falls, searchsorted wants it to rise
         above = torch.searchsorted(-table, -alpha).clamp(1, self.steps)
@@ -146,7 +170,8 @@ class ScaledLinear(BetaTable):
 
     def betas(self) -> Tensor:
         """beta_1 ... beta_steps in float64."""
-        return torch.linspace(self.beta_start**0.5, self.beta_end**0.5, self.steps, dtype=torch.float64) ** 2
+        roots = torch.tensor([self.beta_start, self.beta_end], dtype=torch.float64).sqrt()
+        return torch.linspace(roots[0].item(), roots[1].item(), self.steps, dtype=torch.float64) ** 2
 
 
 def betas_from(alpha_bar: Tensor, beta_max: float) -> Tensor:
@@ -208,10 +233,10 @@ class SigmoidBeta(BetaTable):
 
 @dataclass(frozen=True)
 class EDM(Schedule):
-    """The variance-exploding path xt = x0 + sigma noise (Karras et al. 2022, section 4), sigma = sigma_max · t^rho.
+    """The variance-exploding path xt = x0 + sigma noise (Karras et al. 2022, section 3).
 
-    Time is what their eq. 5 spaces evenly, so their grid from `sigma_max` to `sigma_min` is evenly spaced in t; unlike
-    theirs it goes on to sigma = 0 at t = 0.
+    Time is what their eq. 5 spaces evenly, from `sigma_min` at `smallest_time` to `sigma_max` at t = 1; below
+    `sigma_min`, where no network is asked, sigma is linear in t down to the data.
     """
 
     sigma_min: float = 0.002
@@ -220,18 +245,29 @@ class EDM(Schedule):
 
     grid = "karras"
 
+    def __post_init__(self) -> None:
+        check_types(self)
+        levels = (self.sigma_min, self.sigma_max)
+        require(0 < self.sigma_min < self.sigma_max < math.inf, "sigma_min", "a number between 0 and sigma_max", levels)
+        require(0 < self.rho < math.inf, "rho", "a finite number above 0", self.rho)
+
+    @property
+    def _roots(self) -> tuple[float, float]:
+        return self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
+
     def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """(alpha, sigma) at times t in [0, 1]; above 1, where churn may lead, sigma goes on to grow."""
-        return torch.ones_like(t), self.sigma_max * t**self.rho
+        low, high = self._roots
+        share = ((t - self.smallest_time) / (1 - self.smallest_time)).clamp(min=0)
+        sigma = (low + share * (high - low)) ** self.rho
+        return torch.ones_like(t), torch.minimum(t / self.smallest_time, torch.ones_like(t)) * sigma
 
     def time_at(self, nsr: Tensor) -> Tensor:
         """The time at which sigma is nsr."""
-        return (nsr / self.sigma_max) ** (1 / self.rho)
-
-    @property
-    def smallest_time(self) -> float:
-        """The time of `sigma_min`."""
-        return (self.sigma_min / self.sigma_max) ** (1 / self.rho)
+        low, high = self._roots
+        share = (nsr ** (1 / self.rho) - low) / (high - low)
+        below = nsr / self.sigma_min * self.smallest_time
+        return torch.where(nsr < self.sigma_min, below, self.smallest_time + share * (1 - self.smallest_time))
 
 
 @dataclass(frozen=True)
@@ -246,8 +282,8 @@ class RectifiedFlow(Schedule):
     shift: float | str = 1.0
 
     def __post_init__(self) -> None:
-        if self.shift != "auto" and not (isinstance(self.shift, (int, float)) and self.shift > 0):
-            raise ValueError(f"shift: a positive number or auto is needed, not {self.shift}")
+        valid = self.shift == "auto" or (is_number(self.shift) and 0 < float(self.shift) < math.inf)
+        require(valid, "shift", "a positive number or auto", self.shift)
 
     def for_dimension(self, dimension: int) -> RectifiedFlow:
         """The schedule with the shift that "auto" means for samples of `dimension` values."""

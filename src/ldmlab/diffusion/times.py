@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ldmlab.diffusion.schedules import Schedule
+from ldmlab.settings import check_types, is_number, is_whole, require
 
 
 class TimeSampler(Protocol):
@@ -35,11 +36,22 @@ def stratified_normal(batch_size: int, device: torch.device) -> Tensor:
     return torch.special.ndtri(stratified_uniform(batch_size, device).clamp(1e-6, 1 - 1e-6))
 
 
+def check_normal(times: LogitNormal | LogNormal) -> None:
+    """Raises SettingError unless `mean` and `std` are those of a normal distribution."""
+    check_types(times)
+    require(math.isfinite(times.mean), "mean", "a finite number", times.mean)
+    require(0 < times.std < math.inf, "std", "a finite number above 0", times.std)
+
+
 @dataclass(frozen=True)
 class Uniform:
     """Uniform on [smallest, 1]."""
 
     smallest: float = 1e-3
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        require(0 < self.smallest < 1, "smallest", "a time between 0 and 1", self.smallest)
 
     def __call__(self, batch_size: int, schedule: Schedule, device: torch.device) -> Tensor:
         """`batch_size` times in (0, 1], float32 (B,)."""
@@ -51,6 +63,10 @@ class Discrete:
     """The grid 1/steps, 2/steps, ..., 1, each equally likely (Ho et al. 2020, algorithm 1)."""
 
     steps: int = 1000
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        require(self.steps >= 1, "steps", "a whole number of 1 or more", self.steps)
 
     def __call__(self, batch_size: int, schedule: Schedule, device: torch.device) -> Tensor:
         """`batch_size` times in (0, 1], float32 (B,)."""
@@ -64,6 +80,9 @@ class LogitNormal:
 
     mean: float = 0.0
     std: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_normal(self)
 
     def __call__(self, batch_size: int, schedule: Schedule, device: torch.device) -> Tensor:
         """`batch_size` times in (0, 1], float32 (B,)."""
@@ -81,8 +100,10 @@ class Mode:
     smallest: float = 1e-3
 
     def __post_init__(self) -> None:
-        if not -1 <= self.scale <= 2 / (math.pi - 2):
-            raise ValueError(f"scale: from -1 to {2 / (math.pi - 2):.3f}, where t still falls with u, not {self.scale}")
+        check_types(self)
+        largest = 2 / (math.pi - 2)  # up to here t falls with u
+        require(-1 <= self.scale <= largest, "scale", f"a number from -1 to {largest:.3f}", self.scale)
+        require(0 < self.smallest < 1, "smallest", "a time between 0 and 1", self.smallest)
 
     def __call__(self, batch_size: int, schedule: Schedule, device: torch.device) -> Tensor:
         """`batch_size` times in (0, 1], float32 (B,)."""
@@ -100,6 +121,9 @@ class LogNormal:
 
     mean: float = -0.5
     std: float = 1.2
+
+    def __post_init__(self) -> None:
+        check_normal(self)
 
     def __call__(self, batch_size: int, schedule: Schedule, device: torch.device) -> Tensor:
         """`batch_size` times in (0, 1], float32 (B,)."""
@@ -119,6 +143,10 @@ class ImportanceSampled(nn.Module):
 
     def __init__(self, steps: int = 1000, history: int = 10, uniform_share: float = 1e-3):
         super().__init__()
+        for name, value in (("steps", steps), ("history", history)):
+            require(is_whole(value) and value >= 1, name, "a whole number of 1 or more", value)
+        valid = is_number(uniform_share) and 0 <= uniform_share <= 1
+        require(valid, "uniform_share", "a number from 0 to 1", uniform_share)
         self.steps, self.uniform_share = steps, uniform_share
         self.register_buffer("losses", torch.zeros(steps, history))
         self.register_buffer("seen", torch.zeros(steps, dtype=torch.long))
@@ -144,9 +172,11 @@ class ImportanceSampled(nn.Module):
     @torch.no_grad()
     def update(self, t: Tensor, losses: Tensor) -> None:
         """Remembers the unweighted losses (B,) at times t (B,)."""
-        for index, loss in zip(self._index(t).tolist(), losses.detach().float(), strict=True):
-            self.losses[index, self.seen[index] % self.losses.shape[1]] = loss
-            self.seen[index] += 1
+        index = self._index(t)
+        # a step that was drawn twice in this batch takes one place after the other
+        order = (index[:, None] == index).tril(-1).sum(1)
+        self.losses[index, (self.seen[index] + order) % self.losses.shape[1]] = losses.detach().float()
+        self.seen += torch.bincount(index, minlength=self.steps)
 
     def _index(self, t: Tensor) -> Tensor:
         return (t * self.steps).round().long() - 1

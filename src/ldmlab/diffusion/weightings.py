@@ -6,6 +6,7 @@ times `x0_gain`, the error of epsilon that of x0 times SNR, so one definition se
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from ldmlab.diffusion.predictions import PredictionType
 from ldmlab.diffusion.schedules import Schedule
+from ldmlab.settings import check_types, require
 
 
 class Weighting(ABC):
@@ -70,6 +72,10 @@ class MinSNR(OfX0):
 
     gamma: float = 5.0
 
+    def __post_init__(self) -> None:
+        check_types(self)
+        require(0 < self.gamma, "gamma", "a number above 0", self.gamma)
+
     def of_x0(self, snr: Tensor) -> Tensor:
         """The weight of the squared error of x0."""
         return snr.clamp(max=self.gamma)
@@ -80,6 +86,10 @@ class EDM(OfX0):
     """SNR + 1 / sigma_data² on x0: EDM's lambda (Karras et al. 2022, table 1), for their F a uniform weight."""
 
     sigma_data: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        require(0 < self.sigma_data < math.inf, "sigma_data", "a finite number above 0", self.sigma_data)
 
     def of_x0(self, snr: Tensor) -> Tensor:
         """The weight of the squared error of x0."""
@@ -92,6 +102,11 @@ class P2(OfX0):
 
     gamma: float = 1.0
     k: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        require(0 <= self.gamma < math.inf, "gamma", "a finite number of 0 or more", self.gamma)
+        require(0 < self.k < math.inf, "k", "a finite number above 0", self.k)
 
     def of_x0(self, snr: Tensor) -> Tensor:
         """The weight of the squared error of x0."""
@@ -107,6 +122,10 @@ class VariationalBound(Weighting):
     """
 
     steps: int = 1000
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        require(self.steps >= 1, "steps", "a whole number of 1 or more", self.steps)
 
     def __call__(self, t: Tensor, schedule: Schedule, prediction: PredictionType) -> Tensor:
         """Weights (B,) of the output's squared error at times t (B,)."""

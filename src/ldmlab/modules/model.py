@@ -16,6 +16,7 @@ from ldmlab.diffusion.likelihood import Bins
 from ldmlab.diffusion.predictions import PREDICTIONS, Epsilon, Prediction, PredictionType
 from ldmlab.diffusion.samplers import PerSampleNoise, Sampler
 from ldmlab.diffusion.schedules import Schedule, expand
+from ldmlab.settings import SettingError, check_types, require
 from ldmlab.diffusion.times import TimeSampler
 from ldmlab.diffusion.weightings import Weighting
 from ldmlab.types import Batch, Conditioning
@@ -42,26 +43,37 @@ class Objective:
     learned_uncertainty: bool = False
 
     def __post_init__(self) -> None:
+        check_types(self)
+        known = {
+            "prediction": isinstance(self.prediction, PredictionType),
+            "times": callable(self.times),
+            "weighting": callable(self.weighting),
+        }
+        for name, holds in known.items():
+            require(holds, name, "a node with a _target_", getattr(self, name))
         if isinstance(self.prediction, Epsilon) and self.schedule.ends_in_noise:
-            raise ValueError(
-                "scheduler.prediction: epsilon says nothing about x0 at the end of this path, where only noise is "
+            raise SettingError(
+                "prediction: epsilon says nothing about x0 at the end of this path, where only noise is "
                 "left; use v or velocity"
             )
         chain = self.schedule.chain
         if self.learned_variance and chain is None:
-            raise ValueError(
-                "scheduler.learned_variance: the steps of a chain have variances, and this path is none; use "
+            raise SettingError(
+                "learned_variance: the steps of a chain have variances, and this path is none; use "
                 "scheduler=linear, scaled_linear, cosine or sigmoid"
             )
         steps = getattr(self.times, "steps", None)
-        if steps is not None and self.schedule.smallest_time > 1.5 / steps:
-            raise ValueError(
-                f"scheduler.times: {steps} discrete times reach noise levels below the smallest of this path; use "
-                "times of its own, such as ldmlab.diffusion.times.LogNormal"
+        if steps is not None and steps > self.schedule.most_steps:
+            raise SettingError(
+                f"times: {steps} discrete times reach noise levels below the smallest of this path; "
+                f"scheduler.times.steps={self.schedule.most_steps} or fewer do not"
             )
+        own, other = (getattr(part, "sigma_data", None) for part in (self.weighting, self.prediction))
+        if None not in (own, other) and own != other:
+            raise SettingError(f"weighting.sigma_data: {own} here, {other} of the prediction; make them equal")
         if self.learned_variance and steps != chain:
-            raise ValueError(
-                "scheduler.times: a learned variance is trained at the steps of the chain; use "
+            raise SettingError(
+                "times: a learned variance is trained at the steps of the chain; use "
                 "ldmlab.diffusion.times.Discrete or ImportanceSampled with as many steps"
             )
 
@@ -76,8 +88,9 @@ class Objective:
         """
         if isinstance(prediction, str):
             if prediction not in PREDICTIONS:
-                raise ValueError(f'scheduler.prediction is one of {", ".join(PREDICTIONS)}, not "{prediction}"')
+                raise SettingError(f'prediction: one of {", ".join(PREDICTIONS)} is needed, not "{prediction}"')
             prediction = PREDICTIONS[prediction]
+        require(isinstance(schedule, Schedule), "schedule", "a node with a _target_", schedule)
         return cls(schedule.for_dimension(dimension), prediction, **choices)
 
 

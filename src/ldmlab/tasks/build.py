@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from ldmlab.autoencoders.base import Autoencoder
 from ldmlab.conditioners.base import NoConditioner
 from ldmlab.diffusion.guidance import ClassifierFree, Guidance
 from ldmlab.diffusion.samplers import Sampler
+from ldmlab.settings import SettingError
 from ldmlab.errors import UserError
 from ldmlab.modules.model import ConditionalDenoiser, LatentDiffusion, Objective
 from ldmlab.tasks.run import read_run
@@ -38,14 +40,24 @@ def build(config: Config, option: str, **arguments: Any) -> Any:
         if arguments:
             return instantiate(config, _partial_=True, _convert_="all")(**arguments)
         return instantiate(config, _convert_="all")
-    except (TypeError, ValueError, ArithmeticError) as error:
-        raise UserError(f"{option}: {error}") from error
     except InstantiationException as error:
         cause = error.__cause__ or error
         if isinstance(cause, UserError):
             raise cause from error
-        message = str(cause).splitlines()[0]
-        raise UserError(message if message.startswith(option) else f"{option}: {message}") from error
+        inner = re.search(r"^full_key: (\S+)", str(error), re.MULTILINE)
+        raise named(f"{option}.{inner[1]}" if inner else option, cause) from error
+    except WRONG_SETTINGS as error:
+        raise named(option, error) from error
+
+
+WRONG_SETTINGS = (TypeError, ValueError, ArithmeticError, LookupError, AttributeError)
+"""What objects raise whose settings cannot be."""
+
+
+def named(option: str, error: BaseException) -> UserError:
+    """The error in one line that names `option`, and the setting of it that the error is about."""
+    message = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return UserError(f"{option}.{message}" if isinstance(error, SettingError) else f"{option}: {message}")
 
 
 def try_out(option: str, action: Callable[[], Any]) -> None:
@@ -56,8 +68,8 @@ def try_out(option: str, action: Callable[[], Any]) -> None:
     try:
         with torch.random.fork_rng():
             action()
-    except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
-        raise UserError(f"{option}: {str(error).splitlines()[0]}") from error
+    except (*WRONG_SETTINGS, RuntimeError) as error:
+        raise named(option, error) from error
 
 
 def best_device(accelerator: str = "auto") -> torch.device:
@@ -81,22 +93,29 @@ def build_sampler(config: Config, objective: Objective) -> Sampler:
     Raises:
         UserError: it cannot be built, or cannot serve such a model.
     """
-    sampler: Sampler = build(config["sampler"], "sampler")
+    sampler = _sampler(config["sampler"])
     problem = sampler.problem_with(objective.schedule, objective.learned_variance)
     if problem:
         raise UserError(problem)
     try:
-        sampler.points(objective.schedule)
-    except (TypeError, ValueError) as error:
-        message = str(error)
-        raise UserError(message if message.startswith("sampler") else f"sampler.grid: {message}") from error
+        end = sampler.points(objective.schedule)[-1]
+    except WRONG_SETTINGS as error:
+        raise named("sampler.grid", error) from error
+    if end.sigma > 0:
+        raise UserError(f"sampler.grid: {sampler.grid} ends at t = {end.t:.3g}, where noise is left; 0 is needed")
+    return sampler
+
+
+def _sampler(config: Config) -> Sampler:
+    sampler = build(config, "sampler")
+    if not isinstance(sampler, Sampler):
+        raise UserError(f"sampler._target_: {config['_target_']} is no sampler")
     return sampler
 
 
 def steps_for(sampler: Config, evaluations: int) -> int:
     """The most steps for which a sampler asks the network no more than so many times."""
-    kind: type[Sampler] = get_class(sampler["_target_"])
-    return kind.steps_for(evaluations)
+    return _sampler(sampler).steps_for(evaluations)
 
 
 def build_guidance(config: Config, model: LatentDiffusion) -> Guidance:
@@ -167,8 +186,8 @@ def build_objective(config: Config, dimension: int) -> Objective:
     }
     try:
         return Objective.from_names(dimension, **parts)
-    except (TypeError, ValueError) as error:
-        raise UserError(str(error)) from error
+    except WRONG_SETTINGS as error:
+        raise named("scheduler", error) from error
 
 
 def check_conditioner(config: Config, info: DataInfo) -> None:

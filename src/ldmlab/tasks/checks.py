@@ -120,7 +120,7 @@ def check_groups(config: Config) -> None:
     for group in ("sampler", "guidance"):
         if group in config and config[group].get("_target_") is None:
             raise UserError(f"{group}=as_trained is for the commands sample and evaluate; choose another here")
-    if config["metrics"].get("likelihood"):
+    if config["metrics"].get("likelihood") is not None:
         raise UserError("metrics=likelihood is for the command evaluate; choose another here")
 
 
@@ -227,8 +227,10 @@ def check_metrics(config: Config) -> None:
         raise UserError(f"metrics.reference: no such file: {metrics['reference']}")
 
 
-def check_likelihood(likelihood: Config) -> None:
-    """The bound's numbers are null or positive."""
+def check_likelihood(likelihood: Any) -> None:
+    """The bound was chosen as a group, and its numbers are null or positive."""
+    if not isinstance(likelihood, dict) or not {"variance", "steps", "times"} <= likelihood.keys():
+        raise UserError(f"metrics.likelihood: choose the group metrics=likelihood, not {likelihood}")
     for key, least in (("steps", 2), ("times", 1)):
         value = likelihood[key]
         if value is not None and not (is_number(value, whole=True) and value >= least):

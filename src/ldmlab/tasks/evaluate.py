@@ -119,30 +119,28 @@ class Trained:
         """The run's own settings, with what is asked for in place of them; what has another reference has a suffix."""
         own, wanted = self.config["metrics"], asked["metrics"]
         checks.check_features(wanted)
-        features = with_overrides(own["features"], wanted["features"])
+        features = with_overrides(own["features"], wanted["features"], "metrics/features")
         changes = {key: value for key, value in wanted.items() if value is not None and key != "features"}
         metrics = {**own, **changes, "features": features}
         checks.check_metrics({"metrics": metrics})
         available = len(self.data.split(metrics["reference_split"]))
         recipe: Config = {"metrics": metrics, "suffix": suffix_of(own, metrics, available)}
-        if metrics.get("likelihood"):
+        if metrics.get("likelihood") is not None:
             checks.check_likelihood(metrics["likelihood"])
-            return self._recipe_of_bound(recipe, asked)
-        for group in ("sampler", "guidance"):
-            if self.model is not None:
-                recipe[group] = with_overrides(self.config[group], asked[group])
-                if group == "sampler" and asked["nfe"] is not None:
-                    recipe[group]["steps"] = build.steps_for(recipe[group], asked["nfe"])
-            elif any(value is not None for value in asked[group].values()):
-                raise UserError(f"{group}: {self.run} is an autoencoder, which samples nothing; leave it out")
-        return recipe
-
-    def _recipe_of_bound(self, recipe: Config, asked: Config) -> Config:
+            if self.model is None:
+                raise UserError(f"metrics: {self.run} is an autoencoder; likelihood is that of a diffusion model")
+            refuse(asked, "the variational bound is of the model alone, without a sampler")
+            chain_of(self.model, metrics["likelihood"])
+            return recipe
         if self.model is None:
-            raise UserError(f"metrics: {self.run} is an autoencoder; likelihood is that of a diffusion model")
-        for group in ("sampler", "guidance"):
-            if any(value is not None for value in asked[group].values()):
-                raise UserError(f"{group}: the variational bound is of the model alone, without {group}; leave it out")
+            refuse(asked, f"{self.run} is an autoencoder, which samples nothing")
+            return recipe
+        recipe |= {group: with_overrides(self.config[group], asked[group], group) for group in ("sampler", "guidance")}
+        if asked["nfe"] is not None:
+            recipe["sampler"]["steps"] = build.steps_for(recipe["sampler"], asked["nfe"])
+        # built here for what can be wrong with them, before images are measured
+        build.build_sampler(recipe, self.model.objective)
+        build.build_guidance(recipe, self.model)
         return recipe
 
     def measure(self, recipe: Config, known: Metrics) -> Done:
@@ -191,6 +189,14 @@ class Trained:
         description |= {"model": self.fingerprint}
         detail += recipe["suffix"]
         return detail, measure_diffusion(self.model, self.model.network, quality, recipe, description, detail)
+
+
+def refuse(asked: Config, reason: str) -> None:
+    """Raises UserError if a command asks for a way to sample."""
+    for group in ("sampler", "guidance", "nfe"):
+        settings = asked[group].values() if isinstance(asked[group], dict) else [asked[group]]
+        if any(value is not None for value in settings):
+            raise UserError(f"{group}: {reason}; leave it out")
 
 
 def same_reference(known: Config | None, metric: Config) -> bool:

@@ -31,10 +31,10 @@ def chain_of(model: LatentDiffusion, settings: Config) -> tuple[int, str]:
     """
     schedule, learned = model.objective.schedule, model.objective.learned_variance
     steps = settings["steps"] or schedule.chain or 1000
-    if schedule.smallest_time > 1.5 / steps:
+    if steps > schedule.most_steps:
         raise UserError(
-            "metrics.likelihood: a chain of even times asks this path about noise levels below its smallest, where "
-            f"nothing was trained; metrics.likelihood.steps={int(1 / schedule.smallest_time)} or fewer reach none"
+            f"metrics.likelihood.steps: {steps} reach noise levels below the smallest of this path, where nothing was "
+            f"trained; {schedule.most_steps} or fewer do not"
         )
     variance = settings["variance"]
     if variance == "auto":

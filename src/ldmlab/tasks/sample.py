@@ -25,17 +25,15 @@ Config = dict[str, Any]
 GRID_IMAGES = 64  # a grid of thousands takes longer to write than to draw, and nobody looks at it
 
 
-def with_overrides(trained: Config, asked: Config) -> Config:
-    """A sampler or guidance config: another one if `asked` names it, else the trained one with what `asked` sets."""
+def with_overrides(trained: Config, asked: Config, group: str) -> Config:
+    """A config of `group`: another one if `asked` names it, else the trained one with what `asked` sets."""
     if asked.get("_target_"):
         return asked
     changes = {key: value for key, value in asked.items() if value is not None}
     unknown = [key for key in changes if key not in trained]
     if unknown:
         target = trained["_target_"].rsplit(".", 1)[-1]
-        raise UserError(
-            f"{unknown[0]}: the run's own {target} has no such setting; choose another with sampler=/guidance="
-        )
+        raise UserError(f"{group}.{unknown[0]}: the run's own {target} has no such setting; choose another {group}=")
     return {**trained, **changes}
 
 
@@ -64,8 +62,8 @@ def sample(config: Config) -> Path:
     checks.check_measuring(config)
     run = read_run(config["from"], "diffusion", "from")
     model, description = build.load_diffusion(run.path)
-    sampler_config = with_overrides(description["sampler"], config["sampler"])
-    guidance_config = with_overrides(description["guidance"], config["guidance"])
+    sampler_config = with_overrides(description["sampler"], config["sampler"], "sampler")
+    guidance_config = with_overrides(description["guidance"], config["guidance"], "guidance")
     info = build.info_from_dict(description["data"])
     device = build.best_device()
     model.to(device)

@@ -10,6 +10,7 @@ from torch import Tensor
 from ldmlab.diffusion.posterior import NOT_LEARNED, VARIANCES, Posterior
 from ldmlab.diffusion.samplers.base import OneEvaluation, Past, Point, RandnLike
 from ldmlab.diffusion.schedules import Schedule
+from ldmlab.settings import require
 
 
 @dataclass(frozen=True)
@@ -26,8 +27,7 @@ class DDPM(OneEvaluation):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.variance not in VARIANCES:
-            raise ValueError(f"sampler.variance is one of {', '.join(VARIANCES)}, not {self.variance}")
+        require(self.variance in VARIANCES, "variance", f"one of {', '.join(VARIANCES)}", self.variance)
 
     def problem_with(self, schedule: Schedule, learned_variance: bool) -> str | None:
         """Why a model on this path, with or without learned variance, cannot be sampled so; None if it can."""
@@ -57,8 +57,7 @@ class DDIM(OneEvaluation):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.eta, (int, float)) or not 0 <= self.eta <= 1:
-            raise ValueError(f"sampler.eta: a number from 0 to 1 is needed, not {self.eta}")
+        require(0 <= self.eta <= 1, "eta", "a number from 0 to 1", self.eta)
 
     def step(self, x: Tensor, past: Past, there: Point, left: int, randn_like: RandnLike) -> Tensor:
         """x at the next point `there`."""

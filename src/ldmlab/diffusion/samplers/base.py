@@ -14,6 +14,7 @@ from torch import Tensor
 from ldmlab.diffusion.grids import GRIDS, Grid, grid_named
 from ldmlab.diffusion.predictions import Prediction
 from ldmlab.diffusion.schedules import Schedule
+from ldmlab.settings import check_types, require
 
 Denoise = Callable[[Tensor, Tensor], Prediction]
 """(xt (B, ...), t (B,)) -> x0 and noise."""
@@ -74,10 +75,11 @@ class Sampler(ABC):
     grid: str | Grid = "auto"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.steps, int) or isinstance(self.steps, bool) or self.steps < 1:
-            raise ValueError(f"sampler.steps: a whole number of 1 or more is needed, not {self.steps}")
-        if isinstance(self.grid, str) and self.grid not in (*GRIDS, "auto"):
-            raise ValueError(f"sampler.grid: auto or one of {', '.join(GRIDS)}, not {self.grid}")
+        check_types(self)
+        require(self.steps >= 1, "steps", "a whole number of 1 or more", self.steps)
+        known = self.grid in (*GRIDS, "auto") if isinstance(self.grid, str) else callable(self.grid)
+        wanted = f"auto, one of {', '.join(GRIDS)}, or a grid of your own with a _target_"
+        require(known, "grid", wanted, self.grid)
 
     @abstractmethod
     def __call__(self, denoise: Denoise, noise: Tensor, schedule: Schedule, randn_like: RandnLike) -> Tensor:
@@ -95,6 +97,9 @@ class Sampler(ABC):
     def points(self, schedule: Schedule) -> list[Point]:
         """The steps + 1 points of the path that are visited, the last of them the data."""
         times = grid_named(self.grid, schedule)(self.steps, schedule)
+        falling = bool((times.diff() < 0).all()) and 0 <= times[-1].item() and times[0].item() <= 1
+        if times.shape != (self.steps + 1,) or not falling:
+            raise ValueError(f"{self.grid} does not give {self.steps + 1} falling times from 1 to 0 here")
         return points_at(times, schedule)
 
 

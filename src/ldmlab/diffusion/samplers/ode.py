@@ -22,6 +22,7 @@ from ldmlab.diffusion.samplers.base import (
     points_at,
 )
 from ldmlab.diffusion.schedules import Schedule
+from ldmlab.settings import require
 
 
 @dataclass(frozen=True)
@@ -68,37 +69,20 @@ class Euler(OneEvaluation):
 
 
 @dataclass(frozen=True)
-class Heun(Sampler):
-    """Heun's second-order method, with churn if wanted (Karras et al. 2022, algorithms 1 and 2).
+class _InVariables(Sampler):
+    """Solvers that can be run in either pair of variables.
 
-    Two evaluations a step but for the last, which is Euler's: 2 · steps - 1 in all. With `s_churn` above 0 every step
-    whose noise level is within [`s_tmin`, `s_tmax`] first adds noise of deviation `s_noise`, and then solves from the
-    higher level: levels are sigma / alpha.
-
-    `variables`: "noise_level", the paper's, or "straight", those of the rectified flow, in which a long step from a
-    very high noise level does no harm. "auto" is the paper's on its own, exploding path, and straight on others.
+    `variables`: "noise_level", in which their papers have them, or "straight", those of the rectified flow, in which a
+    long step from a very high noise level does no harm. "auto" is noise levels on the exploding path, straight on
+    others.
     """
 
-    steps: int = 25
-    s_churn: float = 0.0
-    s_tmin: float = 0.0
-    s_tmax: float = math.inf
-    s_noise: float = 1.0
     variables: str = "auto"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.variables not in (*VARIABLES, "auto"):
-            raise ValueError(f"sampler.variables: auto or one of {', '.join(VARIABLES)}, not {self.variables}")
-        for name in ("s_churn", "s_tmin", "s_tmax", "s_noise"):
-            value = getattr(self, name)
-            if not isinstance(value, (int, float)) or isinstance(value, bool) or not value >= 0:
-                raise ValueError(f"sampler.{name}: a number of 0 or more is needed, not {value}")
-
-    @classmethod
-    def steps_for(cls, evaluations: int) -> int:
-        """The most steps that ask the network no more than so many times, at least one."""
-        return (evaluations + 1) // 2
+        wanted = f"auto or one of {', '.join(VARIABLES)}"
+        require(self.variables in (*VARIABLES, "auto"), "variables", wanted, self.variables)
 
     def problem_with(self, schedule: Schedule, learned_variance: bool) -> str | None:
         """Why a model on this path, with or without learned variance, cannot be sampled so; None if it can."""
@@ -106,11 +90,41 @@ class Heun(Sampler):
             return "sampler.variables: the noise level at the end of this path is infinite; use straight"
         return super().problem_with(schedule, learned_variance)
 
+    def variables_from(self, start: Point) -> Variables:
+        """The variables for a path that is entered at `start`."""
+        own = "noise_level" if start.alpha == 1 else "straight"
+        return VARIABLES[own if self.variables == "auto" else self.variables]
+
+
+@dataclass(frozen=True)
+class Heun(_InVariables):
+    """Heun's second-order method, with churn if wanted (Karras et al. 2022, algorithms 1 and 2).
+
+    Two evaluations a step but for the last, which is Euler's: 2 · steps - 1 in all. With `s_churn` above 0 every step
+    whose noise level is within [`s_tmin`, `s_tmax`] first adds noise of deviation `s_noise`, and then solves from the
+    higher level: levels are sigma / alpha.
+    """
+
+    steps: int = 25
+    s_churn: float = 0.0
+    s_tmin: float = 0.0
+    s_tmax: float = math.inf
+    s_noise: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("s_churn", "s_tmin", "s_tmax", "s_noise"):
+            require(getattr(self, name) >= 0, name, "a number of 0 or more", getattr(self, name))
+
+    @classmethod
+    def steps_for(cls, evaluations: int) -> int:
+        """The most steps that ask the network no more than so many times, at least one."""
+        return (evaluations + 1) // 2
+
     def __call__(self, denoise: Denoise, noise: Tensor, schedule: Schedule, randn_like: RandnLike) -> Tensor:
         """Samples (B, ...) from initial standard normal `noise` (B, ...), in its precision, at least float32."""
         points = self.points(schedule)
-        own = "noise_level" if points[0].alpha == 1 else "straight"
-        to = VARIABLES[own if self.variables == "auto" else self.variables]
+        to = self.variables_from(points[0])
         x = initial_sample(noise, points[0])
         for here, there in pairwise(points):
             start = self.churned(here, schedule)
@@ -140,7 +154,7 @@ ADAMS_BASHFORTH = {2: (3 / 2, -1 / 2), 3: (23 / 12, -16 / 12, 5 / 12), 4: (55 / 
 
 
 @dataclass(frozen=True)
-class PLMS(Sampler):
+class PLMS(_InVariables):
     """Pseudo linear multistep (Liu et al. 2022, algorithm 2, with the first step of latent diffusion's code).
 
     Adams-Bashforth over up to four slopes, as if the times were equally spaced; the first step is Heun's, which
@@ -155,8 +169,8 @@ class PLMS(Sampler):
 
     def __call__(self, denoise: Denoise, noise: Tensor, schedule: Schedule, randn_like: RandnLike) -> Tensor:
         """Samples (B, ...) from initial standard normal `noise` (B, ...), in its precision, at least float32."""
-        to = STRAIGHT if schedule.ends_in_noise else NOISE_LEVEL
         points = self.points(schedule)
+        to = self.variables_from(points[0])
         y = initial_sample(noise, points[0]) / to.scale(points[0])
         slopes: list[Tensor] = []
 

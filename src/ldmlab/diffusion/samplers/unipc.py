@@ -12,6 +12,7 @@ from torch import Tensor
 from ldmlab.diffusion.samplers.base import Denoise, Past, Point, RandnLike, Sampler, initial_sample
 from ldmlab.diffusion.samplers.dpm_solver import usable_order
 from ldmlab.diffusion.schedules import Schedule
+from ldmlab.settings import require
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,7 @@ class UniPC(Sampler):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.order not in (1, 2, 3):
-            raise ValueError(f"sampler.order: 1, 2 or 3, not {self.order}")
+        require(self.order in (1, 2, 3), "order", "1, 2 or 3", self.order)
 
     def __call__(self, denoise: Denoise, noise: Tensor, schedule: Schedule, randn_like: RandnLike) -> Tensor:
         """Samples (B, ...) from initial standard normal `noise` (B, ...), in its precision, at least float32."""
