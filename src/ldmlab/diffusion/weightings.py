@@ -74,7 +74,7 @@ class MinSNR(OfX0):
 
     def __post_init__(self) -> None:
         check_types(self)
-        require(0 < self.gamma, "gamma", "a number above 0", self.gamma)
+        require(self.gamma > 0, "gamma", "a number above 0", self.gamma)
 
     def of_x0(self, snr: Tensor) -> Tensor:
         """The weight of the squared error of x0."""

@@ -16,9 +16,9 @@ from ldmlab.diffusion.likelihood import Bins
 from ldmlab.diffusion.predictions import PREDICTIONS, Epsilon, Prediction, PredictionType
 from ldmlab.diffusion.samplers import PerSampleNoise, Sampler
 from ldmlab.diffusion.schedules import Schedule, expand
-from ldmlab.settings import SettingError, check_types, require
 from ldmlab.diffusion.times import TimeSampler
 from ldmlab.diffusion.weightings import Weighting
+from ldmlab.settings import SettingError, check_types, require
 from ldmlab.types import Batch, Conditioning
 
 

@@ -20,9 +20,9 @@ from ldmlab.autoencoders.base import Autoencoder
 from ldmlab.conditioners.base import NoConditioner
 from ldmlab.diffusion.guidance import ClassifierFree, Guidance
 from ldmlab.diffusion.samplers import Sampler
-from ldmlab.settings import SettingError
 from ldmlab.errors import UserError
 from ldmlab.modules.model import ConditionalDenoiser, LatentDiffusion, Objective
+from ldmlab.settings import SettingError
 from ldmlab.tasks.run import read_run
 from ldmlab.types import DataInfo, ImageData
 

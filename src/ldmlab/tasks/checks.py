@@ -8,6 +8,7 @@ from typing import Any
 
 from ldmlab.errors import UserError
 from ldmlab.metrics.names import DISTANCES, LEAST_SAMPLES
+from ldmlab.settings import is_number, is_whole
 from ldmlab.tasks.run import key_of, read_run
 
 Config = dict[str, Any]
@@ -82,28 +83,23 @@ def value_at(config: Config, key: str) -> Any:
 ABSENT = object()
 
 
-def is_number(value: Any, whole: bool) -> bool:
-    """Whether a value is a number, and not true or false, which Python counts among them."""
-    return isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
-
-
 def check_numbers(config: Config) -> None:
     """Numbers are numbers, and in their range."""
     for key, least in WHOLE_NUMBERS.items():
         value = value_at(config, key)
         if value is ABSENT or (value is None and key in MAY_BE_NULL):
             continue
-        if not is_number(value, whole=True) or value < least:
+        if not is_whole(value) or value < least:
             raise UserError(f"{key}: a whole number of {least} or more is needed, not {value}")
     for key in SEEDS:
         value = value_at(config, key)
-        if value is not ABSENT and not (is_number(value, whole=True) and 0 <= value <= LARGEST_SEED):
+        if value is not ABSENT and not (is_whole(value) and 0 <= value <= LARGEST_SEED):
             raise UserError(f"{key}: a whole number from 0 to {LARGEST_SEED} is needed, not {value}")
     for key, (low, high) in NUMBERS.items():
         value = value_at(config, key)
         if value is ABSENT:
             continue
-        if not is_number(value, whole=False) or value < low or (high is not None and value > high):
+        if not is_number(value) or value < low or (high is not None and value > high):
             wanted = f"of {low} or more" if high is None else f"from {low} to {high}"
             raise UserError(f"{key}: a number {wanted} is needed, not {value}")
 
@@ -141,7 +137,7 @@ def check_budget(config: Config) -> None:
             "budget: no limit is set; set one of " + ", ".join(f"budget.{name}" for name in config["budget"])
         )
     for name, limit in limits.items():
-        if not is_number(limit, whole=False) or limit <= 0:
+        if not is_number(limit) or limit <= 0:
             raise UserError(f"budget.{name}: a positive number is needed, not {limit}")
     if config["trainer"]["num_workers"] and "cpu_seconds" in limits:
         raise UserError(
@@ -169,7 +165,7 @@ def check_sizes(config: Config) -> None:
     denoiser = config.get("denoiser")
     if denoiser and "channel_multipliers" in denoiser:
         levels = denoiser["channel_multipliers"]
-        if not isinstance(levels, list) or not levels or not all(is_number(level, whole=True) for level in levels):
+        if not isinstance(levels, list) or not levels or not all(is_whole(level) for level in levels):
             raise UserError(f"denoiser.channel_multipliers: whole numbers are needed, like [1,2], not {levels}")
         halvings = denoiser.get("patch_size", 1) * 2 ** (len(levels) - 1)
         if (size // factor) % halvings:
@@ -219,7 +215,7 @@ def check_metrics(config: Config) -> None:
     if not {"kid", "fd"} & set(wanted):
         raise UserError("metrics.distances: kid or fd must be among them, by which runs are compared")
     count = metrics["reference_samples"]
-    if count not in (None, "all") and not (is_number(count, whole=True) and count >= LEAST_SAMPLES):
+    if count not in (None, "all") and not (is_whole(count) and count >= LEAST_SAMPLES):
         raise UserError(
             f"metrics.reference_samples: all, null or a number of {LEAST_SAMPLES} or more is needed, not {count}"
         )
@@ -233,7 +229,7 @@ def check_likelihood(likelihood: Any) -> None:
         raise UserError(f"metrics.likelihood: choose the group metrics=likelihood, not {likelihood}")
     for key, least in (("steps", 2), ("times", 1)):
         value = likelihood[key]
-        if value is not None and not (is_number(value, whole=True) and value >= least):
+        if value is not None and not (is_whole(value) and value >= least):
             raise UserError(
                 f"metrics.likelihood.{key}: null or a whole number of {least} or more is needed, not {value}"
             )
@@ -268,7 +264,7 @@ def check_autoencoder_from(config: Config, overrides: Sequence[str]) -> None:
 def check_share(config: Config) -> None:
     """Stage one leaves something to stage two."""
     share = config["autoencoder_share"]
-    if not is_number(share, whole=False) or not 0 < share < 1:
+    if not is_number(share) or not 0 < share < 1:
         raise UserError(f"autoencoder_share: a number between 0 and 1 is needed, not {share}")
 
 

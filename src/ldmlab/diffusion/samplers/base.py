@@ -97,7 +97,7 @@ class Sampler(ABC):
     def points(self, schedule: Schedule) -> list[Point]:
         """The steps + 1 points of the path that are visited, the last of them the data."""
         times = grid_named(self.grid, schedule)(self.steps, schedule)
-        falling = bool((times.diff() < 0).all()) and 0 <= times[-1].item() and times[0].item() <= 1
+        falling = bool((times.diff() < 0).all()) and times[-1].item() >= 0 and times[0].item() <= 1
         if times.shape != (self.steps + 1,) or not falling:
             raise ValueError(f"{self.grid} does not give {self.steps + 1} falling times from 1 to 0 here")
         return points_at(times, schedule)
