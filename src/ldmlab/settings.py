@@ -29,12 +29,14 @@ CHECKS = {
 
 
 def check_types(settings: Any) -> None:
-    """Raises SettingError if a field declared int, float or bool holds something else."""
+    """Raises SettingError if a field declared int, float or bool holds something else; `| None` may be None."""
     for field in fields(settings):
         # annotations are strings here, as every module postpones their evaluation
-        if field.type in CHECKS:
-            holds, wanted = CHECKS[str(field.type)]
-            require(holds(getattr(settings, field.name)), field.name, wanted, getattr(settings, field.name))
+        kind, _, alternative = str(field.type).partition(" | ")
+        value = getattr(settings, field.name)
+        if kind in CHECKS and not (alternative == "None" and value is None):
+            holds, wanted = CHECKS[kind]
+            require(holds(value), field.name, wanted, value)
 
 
 def require(holds: bool, name: str, wanted: str, value: Any) -> None:

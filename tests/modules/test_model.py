@@ -41,7 +41,7 @@ def model(objective=FLOW, autoencoder=None, conditioner=ClassLabel):
 
 def loss(diffusion, data, drop_probability=0.1):
     """The loss of each sample of a batch."""
-    return DiffusionLoss(diffusion.objective, drop_probability)(diffusion, data)
+    return DiffusionLoss(diffusion.objective, drop_probability)(diffusion, data).minimised
 
 
 def batch(n=4):
@@ -257,7 +257,7 @@ def test_importance_sampled_times_remember_losses_in_training_only():
 def test_learned_uncertainty_is_trained_beside_the_network_and_is_no_part_of_it():
     diffusion = model(replace(FLOW, learned_uncertainty=True))
     criterion = DiffusionLoss(diffusion.objective)
-    criterion(diffusion, batch()).mean().backward()
+    criterion(diffusion, batch()).minimised.mean().backward()
     assert all(parameter.grad is not None for parameter in criterion.parameters())
     assert not any("uncertainty" in name for name in diffusion.state_dict())
 
@@ -271,12 +271,12 @@ def test_learned_uncertainty_does_not_undo_the_weights_of_importance_sampled_tim
     images = batch()
     # at the start u = 0, and its gradient says what it is taught: the loss without those weights
     torch.manual_seed(3)
-    criterion(diffusion, images).sum().backward()
+    criterion(diffusion, images).minimised.sum().backward()
     torch.manual_seed(3)
     diffusion.draw_latents(images)
     weight = times.weight(times(4, Cosine(), torch.device("cpu")))
     torch.manual_seed(3)
-    unweighted = (criterion(diffusion, images) / weight).detach()
+    unweighted = (criterion(diffusion, images).plain / weight).detach()
     torch.testing.assert_close(criterion.uncertainty.bias.grad, (weight * (1 - unweighted)).sum())
 
 

@@ -119,10 +119,35 @@ def test_the_bound_is_measured_in_bits_of_latents_and_reproduced(copy_of_trained
         (["from=runs/t/ldm-f4", "metrics.likelihood.variance=learned"], "has not learned its variance"),
         (["from=runs/t/ldm-f4", "metrics.likelihood.variance=huge"], "auto or one of small, large, learned"),
         (["from=runs/t/ldm-f4", "metrics.likelihood.times=0"], "metrics.likelihood.times"),
+        (["from=runs/t/ldm-f4", "metrics.likelihood.steps=1001"], "1001 reach noise levels below the smallest"),
+        (["from=runs/t/ldm-f4", "metrics.likelihood=true"], "choose the group metrics=likelihood, not True"),
+        (["from=runs/t/ldm-f4", "nfe=10"], "nfe: the variational bound is of the model alone"),
     ],
 )
 def test_a_bound_that_cannot_be_measured_is_refused(copy_of_trained, ldmlab, arguments, said):
     assert said in ldmlab.error("evaluate", "metrics=likelihood", *arguments)
+
+
+def test_nothing_is_measured_before_all_that_was_asked_for_is_built(copy_of_trained, ldmlab, monkeypatch):
+    monkeypatch.setattr("ldmlab.tasks.evaluate.quality_of", lambda *_: pytest.fail("images were measured"))
+    for asked, said in (
+        (["sampler=heun", "sampler.s_churn=-1"], "sampler.s_churn: a number of 0 or more"),
+        (["sampler._target_=ldmlab.diffusion.samplers.DDIMM"], "sampler: "),
+        (["sampler._target_=builtins.dict", "nfe=5"], "is no sampler"),
+        (["guidance.scale=strong"], "guidance.scale: a number is needed, not strong"),
+        (["guidance.rescaled=1"], "guidance.rescaled"),
+    ):
+        assert said in ldmlab.error("evaluate", "from=runs/t/ldm-f4", *asked)
+    assert "which samples nothing" in ldmlab.error("evaluate", "from=runs/t/vae-f4", "nfe=5")
+
+
+def test_a_run_is_guided_by_one_on_the_autoencoder_that_it_trains_or_finds(copy_of_trained, ldmlab):
+    guided = ["guidance=autoguidance", "guidance.guide=runs/t/ldm-f4"]
+    assert ldmlab("train-ldm", "study=t", "name=guided", *guided, *TINY_LDM) == 0
+    detail = "val/kid_lite0_32@euler2"
+    metrics = summary_of(copy_of_trained / "guided")["metrics"]
+    assert metrics[detail]["manifest"]["guide"]
+    assert metrics[detail]["manifest"]["nfe"] == 4
 
 
 def test_a_sampler_that_cannot_serve_the_model_s_training_is_refused(copy_of_trained, ldmlab):

@@ -84,7 +84,8 @@ class ClassifierFree(_Extrapolation):
     """unconditional + scale · (conditional - unconditional) (Ho and Salimans 2022, eq. 6, with scale = 1 + w).
 
     Scale 1 is the conditional model and costs one evaluation. Guidance acts for t within [`start`, `stop`] only
-    (Kynkäänniemi et al. 2024); outside, the second evaluation is not paid. `rescale` above 0 brings x0 back to the
+    (Kynkäänniemi et al. 2024, whose levels sigma are other times on every path); outside, the second evaluation is not
+    paid. `rescale` above 0 brings x0 back to the
     spread that it has without guidance, by that share (Lin et al. 2023, section 3.4), against overexposure at high
     scales. `batched`: both evaluations in one pass of twice the batch, or one after the other in less memory.
     """

@@ -24,8 +24,8 @@ class TimeSampler(Protocol):
 def stratified_uniform(batch_size: int, device: torch.device) -> Tensor:
     """Uniform draws (B,), one in each of B equal bins: each is uniform, and together they cover [0, 1) evenly.
 
-    The loss varies far more with t than between samples, so this removes most of its variance (Kingma et al. 2021,
-    appendix I.1).
+    The loss varies far more with t than between samples, so this removes most of its variance. After Kingma et al. 2021
+    (appendix I.1), who shift all bins by one draw; here each has its own.
     """
     bins = torch.randperm(batch_size, device=device)
     return (bins + torch.rand(batch_size, device=device)) / batch_size

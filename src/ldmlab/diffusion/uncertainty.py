@@ -32,7 +32,8 @@ class LearnedUncertainty(nn.Module):
         # as finite as the range of EDM's noise levels: at either end of some paths the logarithm is infinite
         level = (sigma.log() - alpha.log()).clamp(-8, 8) / 4
         features = math.sqrt(2) * torch.cos(level.float()[:, None] * self.frequencies + self.phases)
-        return features @ self.weights / math.sqrt(len(self.weights)) + self.bias
+        # no matrix product, which mixed precision would round
+        return (features * self.weights).sum(1) / math.sqrt(len(self.weights)) + self.bias
 
     def forward(self, losses: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         """Losses (B,) at coefficients (B,), scaled and with the price for scaling added."""

@@ -117,7 +117,7 @@ class P2(OfX0):
 class VariationalBound(Weighting):
     """The weights of the variational bound on a chain of `steps` steps: steps · (SNR(s) - SNR(t)) / 2 on x0.
 
-    s is one step before t (Ho et al. 2020, eq. 12, with the posterior's variance; Kingma et al. 2021, eq. 14). The
+    s is one step before t (Ho et al. 2020, eq. 12, with the posterior's variance; Kingma et al. 2021, section 4). The
     first step ends at the data, where SNR is infinite, and counts as its decoder: a Gaussian of deviation sigma(t).
     """
 

@@ -36,13 +36,15 @@ class LatentDiffusionModule(L.LightningModule):
 
     def loss(self, batch: Batch) -> Tensor:
         """The mean loss of a batch."""
-        return self.criterion(self.model, batch).mean()
+        return self.criterion(self.model, batch).minimised.mean()
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
-        """The mean loss of a batch, logged."""
-        loss = self.loss(batch)
-        self.log("train/loss", loss)
-        return loss
+        """The mean loss of a batch; logged without the learned uncertainty, beside it where there is one."""
+        minimised, plain = (loss.mean() for loss in self.criterion(self.model, batch))
+        self.log("train/loss", plain)
+        if self.criterion.uncertainty is not None:
+            self.log("train/minimised", minimised)
+        return minimised
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The optimiser over denoiser, conditioner and loss; the budget sets its learning rate at every step."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,13 @@ from ldmlab.diffusion.times import ImportanceSampled
 from ldmlab.diffusion.uncertainty import LearnedUncertainty
 from ldmlab.modules.model import LatentDiffusion, Objective
 from ldmlab.types import Batch
+
+
+class Losses(NamedTuple):
+    """The loss of each sample, (B,): what is minimised, and without the learned uncertainty, to compare runs by."""
+
+    minimised: Tensor
+    plain: Tensor
 
 
 class DiffusionLoss(nn.Module):
@@ -33,8 +41,8 @@ class DiffusionLoss(nn.Module):
         self.importance = objective.times if isinstance(objective.times, ImportanceSampled) else None
         self.uncertainty = LearnedUncertainty() if objective.learned_uncertainty else None
 
-    def forward(self, model: LatentDiffusion, batch: Batch) -> Tensor:
-        """The loss of each sample, (B,)."""
+    def forward(self, model: LatentDiffusion, batch: Batch) -> Losses:
+        """The loss of each sample."""
         objective, schedule = self.objective, self.objective.schedule
         x0 = model.draw_latents(batch)
         batch_size, device = x0.shape[0], x0.device
@@ -52,15 +60,14 @@ class DiffusionLoss(nn.Module):
         loss = weight * (output - target).square().flatten(1).mean(1)
         if variance is not None:
             loss = loss + self.bound(x0, xt, output, variance, t, model.bins())
-        unweighted = loss
-        if self.uncertainty is not None:
-            loss = self.uncertainty(loss, alpha, sigma)
-        if self.importance is not None:
-            # outside of the uncertainty, which would learn the weights and divide them out again
-            loss = self.importance.weight(t) * loss
-            if self.training:
-                self.importance.update(t, unweighted)
-        return loss
+        minimised = loss if self.uncertainty is None else self.uncertainty(loss, alpha, sigma)
+        if self.importance is None:
+            return Losses(minimised, loss)
+        # outside of the uncertainty, which would learn the weights and divide them out again
+        importance = self.importance.weight(t)
+        if self.training:
+            self.importance.update(t, loss)
+        return Losses(importance * minimised, importance * loss)
 
     def bound(self, x0: Tensor, xt: Tensor, output: Tensor, variance: Tensor, t: Tensor, bins: Bins | None) -> Tensor:
         """The part of the loss (B,) that teaches the variance, and nothing else (Nichol and Dhariwal 2021, eq. 16).

@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import yaml
@@ -27,6 +27,7 @@ from ldmlab.tasks.run import read_run
 from ldmlab.types import DataInfo, ImageData
 
 Config = dict[str, Any]
+Result = TypeVar("Result")
 
 IDENTITY: Config = {"network": {"_target_": "ldmlab.autoencoders.identity.IdentityAutoencoder"}}
 """The settings of the autoencoder at f1."""
@@ -60,14 +61,14 @@ def named(option: str, error: BaseException) -> UserError:
     return UserError(f"{option}.{message}" if isinstance(error, SettingError) else f"{option}: {message}")
 
 
-def try_out(option: str, action: Callable[[], Any]) -> None:
+def try_out(option: str, action: Callable[[], Result]) -> Result:
     """Runs `action`, a small part of what the run will do; what fails ends in a UserError that names `option`.
 
     The random numbers that it draws are drawn again by the run.
     """
     try:
         with torch.random.fork_rng():
-            action()
+            return action()
     except (*WRONG_SETTINGS, RuntimeError) as error:
         raise named(option, error) from error
 
@@ -118,8 +119,10 @@ def steps_for(sampler: Config, evaluations: int) -> int:
     return _sampler(sampler).steps_for(evaluations)
 
 
-def build_guidance(config: Config, model: LatentDiffusion) -> Guidance:
+def build_guidance(config: Config, model: LatentDiffusion, autoencoder_trained: bool = True) -> Guidance:
     """The guidance of a run, with the guide that it names.
+
+    While the model's autoencoder is not trained yet, nothing can be said of whether the guide has the same.
 
     Raises:
         UserError: it cannot be built, or there is nothing to guide with: each step would pay for two equal evaluations.
@@ -130,7 +133,7 @@ def build_guidance(config: Config, model: LatentDiffusion) -> Guidance:
         guidance = build(settings, "guidance")
     else:
         others = {key: value for key, value in settings.items() if key != "guide"}
-        guidance = build(others, "guidance", guide=load_guide(Path(path), model))
+        guidance = build(others, "guidance", guide=load_guide(Path(str(path)), model, autoencoder_trained))
     if isinstance(guidance, ClassifierFree) and isinstance(model.network.conditioner, NoConditioner):
         raise UserError(
             "guidance: an unconditional model has nothing to be guided by; use guidance=none, or guidance=autoguidance "
@@ -139,7 +142,7 @@ def build_guidance(config: Config, model: LatentDiffusion) -> Guidance:
     return guidance
 
 
-def load_guide(run: Path, model: LatentDiffusion) -> LatentDiffusion:
+def load_guide(run: Path, model: LatentDiffusion, autoencoder_trained: bool = True) -> LatentDiffusion:
     """The weaker model of a run, on the device of the model that it guides.
 
     Raises:
@@ -147,7 +150,10 @@ def load_guide(run: Path, model: LatentDiffusion) -> LatentDiffusion:
     """
     guide, _ = load_diffusion(read_run(run, "diffusion", "guidance.guide").path, "guidance.guide")
     own, other = model.autoencoder.state_dict(), guide.autoencoder.state_dict()
-    if own.keys() != other.keys() or not all(torch.equal(own[key].cpu(), other[key]) for key in own):
+    same = own.keys() == other.keys() and all(own[key].shape == other[key].shape for key in own)
+    if same and autoencoder_trained:
+        same = all(torch.equal(own[key].cpu(), other[key]) for key in own)
+    if not same:
         raise UserError(f"guidance.guide: {run} has another autoencoder; a guide needs the same latents")
     if guide.objective.schedule != model.objective.schedule:
         raise UserError(f"guidance.guide: {run} was trained on another path; a guide needs the same scheduler.schedule")
@@ -180,9 +186,10 @@ def build_model(config: Config, info: DataInfo, autoencoder: Autoencoder) -> Lat
 
 def build_objective(config: Config, dimension: int) -> Objective:
     """Path, prediction, times and weighting, for latents of `dimension` values."""
+    # the path first: others take their number of steps from it
+    choices = {"schedule": config["scheduler"].get("schedule"), **config["scheduler"]}
     parts = {
-        name: build(part, f"scheduler.{name}") if isinstance(part, dict) else part
-        for name, part in config["scheduler"].items()
+        name: build(part, f"scheduler.{name}") if isinstance(part, dict) else part for name, part in choices.items()
     }
     try:
         return Objective.from_names(dimension, **parts)

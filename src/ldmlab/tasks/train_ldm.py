@@ -80,9 +80,11 @@ def try_everything(config: Config) -> Quality:
     quality.refuse(autoencoder.trained_against)
     module = build_module(config, data, autoencoder)
     build.build_sampler(config, module.model.objective)
-    build.build_guidance(config, module.model)
+    build.build_guidance(config, module.model, config["autoencoder_from"] is not None)
     batch = data.split("val").__getitems__([0, 0])
-    build.try_out("denoiser", lambda: module.criterion.eval()(module.model, batch))
+    losses = build.try_out("denoiser", lambda: module.criterion.eval()(module.model, batch))
+    if not losses.plain.isfinite().all():
+        raise UserError("scheduler: the loss of an untrained network is not finite; choose other times or weights")
     build.try_out("optimizer", module.configure_optimizers)
     return quality
 

@@ -14,6 +14,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from ldmlab.diffusion.samplers.base import OneEvaluation, Past, Point, RandnLike
+from ldmlab.settings import require
 
 FEW_STEPS = 15
 """Below so many steps the last but one is of second order at most: the third is unstable near the data."""
@@ -32,7 +33,7 @@ def usable_order(wanted: int, past: Past, there: Point) -> int:
 def differences(past: Past, h: float, order: int) -> list[Tensor]:
     """The first `order` - 1 derivatives of x0 by lambda at the newest point, times powers of h, from past predictions.
 
-    Newton's divided differences; of third order these are D1 and D2 of Lu et al. 2022b, algorithm 3 and appendix.
+    They are those of the polynomial through the past predictions, by Newton's divided differences.
     """
     if order == 1:
         return []
@@ -43,12 +44,13 @@ def differences(past: Past, h: float, order: int) -> list[Tensor]:
         return [first]
     r1 = (points[-2].logsnr - points[-3].logsnr) / h
     before = (x0[-2] - x0[-3]) / r1
-    return [first + r0 / (r0 + r1) * (first - before), (first - before) / (r0 + r1)]
+    return [first + r0 / (r0 + r1) * (first - before), 2 * (first - before) / (r0 + r1)]
 
 
 @dataclass(frozen=True)
 class _Multistep(OneEvaluation):
     order: ClassVar[int]
+    curvature = 1.0
 
     def step(self, x: Tensor, past: Past, there: Point, left: int, randn_like: RandnLike) -> Tensor:
         """x at the next point `there`."""
@@ -63,7 +65,7 @@ class _Multistep(OneEvaluation):
             x = x + there.alpha * 0.5 * gain * derivatives[0]
         if order == 3:
             x = x + there.alpha * (1 - gain / h) * derivatives[0]
-            x = x + there.alpha * (0.5 - (h - gain) / h**2) * derivatives[1]
+            x = x + there.alpha * (0.5 - (h - gain) / h**2) * self.curvature * derivatives[1]
         return x
 
 
@@ -85,10 +87,19 @@ class DPMpp2M(_Multistep):
 
 @dataclass(frozen=True)
 class DPMpp3M(_Multistep):
-    """DPM-Solver++(3M), third order from three predictions of x0 (Lu et al. 2022b, appendix B; the authors' code)."""
+    """DPM-Solver++(3M), third order from three predictions of x0 (Lu et al. 2022b, eq. 8 for n = 2).
+
+    `curvature` is the share of the second derivative that is taken. The authors' code and those after it take 0.5:
+    their divided difference is half of the derivative, which makes the method of second order.
+    """
 
     order = 3
     steps: int = 20
+    curvature: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(0 <= self.curvature <= 1, "curvature", "a number from 0 to 1", self.curvature)
 
 
 @dataclass(frozen=True)

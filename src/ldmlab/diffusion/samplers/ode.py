@@ -108,13 +108,14 @@ class Heun(_InVariables):
     steps: int = 25
     s_churn: float = 0.0
     s_tmin: float = 0.0
-    s_tmax: float = math.inf
+    s_tmax: float | None = None
     s_noise: float = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("s_churn", "s_tmin", "s_tmax", "s_noise"):
-            require(getattr(self, name) >= 0, name, "a number of 0 or more", getattr(self, name))
+            value = getattr(self, name)
+            require(value is None or value >= 0, name, "a number of 0 or more", value)
 
     @classmethod
     def steps_for(cls, evaluations: int) -> int:
@@ -142,7 +143,8 @@ class Heun(_InVariables):
     def churned(self, here: Point, schedule: Schedule) -> Point:
         """Where a step starts from once noise was added: algorithm 2, line 4 and 5."""
         factor = 1 + min(self.s_churn / self.steps, math.sqrt(2) - 1)
-        if factor == 1 or not self.s_tmin <= here.nsr <= self.s_tmax or math.isinf(here.nsr):
+        highest = math.inf if self.s_tmax is None else self.s_tmax
+        if factor == 1 or not self.s_tmin <= here.nsr <= highest or math.isinf(here.nsr):
             return here
         higher = schedule.time_at(torch.tensor([here.nsr * factor], dtype=torch.float64))
         point = points_at(higher, schedule)[0]
@@ -158,8 +160,8 @@ class PLMS(_InVariables):
     """Pseudo linear multistep (Liu et al. 2022, algorithm 2, with the first step of latent diffusion's code).
 
     Adams-Bashforth over up to four slopes, as if the times were equally spaced; the first step is Heun's, which
-    makes steps + 1 evaluations. The slopes are epsilon, in noise levels; on a path that ends in pure noise, where those
-    are infinite, they are velocities, in the variables of the rectified flow.
+    makes steps + 1 evaluations. The paper's slopes are epsilon (`variables="noise_level"`), those of the rectified flow
+    velocities.
     """
 
     @classmethod
