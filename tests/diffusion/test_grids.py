@@ -95,6 +95,11 @@ def test_settings_that_give_no_times_are_refused(make, message):
         make()
 
 
+@pytest.mark.parametrize("shift", [0.1, 0.2, 0.7, 1.7, 9.9])
+def test_flow_shifted_times_stay_on_the_path(shift):
+    assert FlowShifted(shift)(20, Linear()).max() == 1
+
+
 @pytest.mark.parametrize("name", GRIDS)
 def test_no_grid_asks_about_levels_below_edm_s_smallest(name):
     assert levels(GRIDS[name](20, EDM())[:-1], EDM()).min() >= 0.002 * (1 - 1e-9)

@@ -106,6 +106,15 @@ def test_shift_moves_the_middle_of_the_rectified_flow_to_more_noise():
     assert sigma.item() == pytest.approx(0.75)
 
 
+@pytest.mark.parametrize("shift", [0.1, 0.2, 0.7, 1.0, 3.0, 1.7, 9.9])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_shifted_path_ends_in_nothing_but_noise_to_the_last_digit(shift, dtype):
+    alpha, sigma = RectifiedFlow(shift).coefficients(torch.tensor([0.0, 1.0], dtype=dtype))
+    assert alpha.tolist() == [1, 0]
+    assert sigma.tolist() == [0, 1]
+    assert RectifiedFlow(shift).ends_in_noise
+
+
 def test_shift_auto_is_the_root_of_the_dimension_over_4096():
     assert RectifiedFlow("auto").for_dimension(4 * 16 * 16) == RectifiedFlow(0.5)
     assert RectifiedFlow(2.0).for_dimension(1024) == RectifiedFlow(2.0)

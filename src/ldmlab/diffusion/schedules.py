@@ -307,4 +307,5 @@ class RectifiedFlow(Schedule):
 
 def shifted(t: Tensor, shift: float) -> Tensor:
     """shift · t / (1 + (shift - 1) t) (Esser et al. 2024, eq. 23); `1 / shift` turns it back."""
-    return shift * t / (1 + (shift - 1) * t)
+    # the denominator in the form that is exact at both ends and for shift = 1
+    return shift * t / (shift + (1 - shift) * (1 - t))
