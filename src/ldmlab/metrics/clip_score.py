@@ -12,7 +12,8 @@ from torch import Tensor
 
 from ldmlab.metrics.extractors.base import full_precision
 from ldmlab.metrics.extractors.transformer import clip_pixels
-from ldmlab.metrics.pretrained import digest_of, load_pretrained, load_tokenizer
+from ldmlab.pretrained.digests import digest_of
+from ldmlab.pretrained.hub import load_pretrained, load_tokenizer
 
 
 class CLIPScore:

@@ -12,13 +12,12 @@ from torchmetrics.functional.image import (
     structural_similarity_index_measure,
 )
 
-from ldmlab.errors import UserError
 from ldmlab.metrics.extractors.base import full_precision
-from ldmlab.metrics.pretrained import digest_of
+from ldmlab.pretrained.digests import digest_of
+from ldmlab.pretrained.lpips import load_lpips
 
 MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 MS_SSIM_WINDOW = 11
-LPIPS_NETWORKS = ("alex", "vgg", "squeeze")
 
 
 class LPIPS:
@@ -29,21 +28,7 @@ class LPIPS:
     """
 
     def __init__(self, network: str):
-        if network not in LPIPS_NETWORKS:
-            raise UserError(f"metrics.lpips: one of {', '.join(LPIPS_NETWORKS)} or null, not {network}")
-        from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
-
-        try:
-            net_type: Any = network
-            self.network: Any = LearnedPerceptualImagePatchSimilarity(net_type, normalize=True).net
-        except ModuleNotFoundError:
-            raise UserError("LPIPS needs torchvision, which is not installed: pip install torchvision") from None
-        except (OSError, RuntimeError) as error:
-            raise UserError(
-                f"metrics.lpips: the weights of {network} could not be downloaded ({str(error).splitlines()[0]}): "
-                f"run once where there is internet and copy {torch.hub.get_dir()}/checkpoints, or metrics.lpips=null"
-            ) from error
-        self.network.eval().requires_grad_(False)
+        self.network = load_lpips(network, "metrics.lpips")
         self.name = f"lpips_{network}"
         self.hash = digest_of(self.network)
 

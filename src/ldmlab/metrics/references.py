@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from ldmlab.errors import UserError
-from ldmlab.metrics.efficientnet_lite import file_digest
 from ldmlab.metrics.extractors import FeatureExtractor, Features
 from ldmlab.metrics.frechet import Gaussian
+from ldmlab.pretrained.digests import file_digest
 
 STATISTICS = ("mu", "sigma")
 SPATIAL_STATISTICS = ("mu_s", "sigma_s")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ldmlab.metrics.efficientnet_lite import FEATURES, VARIANTS, EfficientNetLite, load_efficientnet_lite
 from ldmlab.metrics.extractors.base import FeatureExtractor, Features, resized_to_bytes
+from ldmlab.pretrained.efficientnet_lite import FEATURES, VARIANTS, EfficientNetLite, load_efficientnet_lite
 
 SPATIAL_STAGE = 4
 """The last stage at 1/16 of the input size, about where sFID takes Inception's."""

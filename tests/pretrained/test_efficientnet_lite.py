@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 
 from ldmlab.errors import UserError
-from ldmlab.metrics import efficientnet_lite
-from ldmlab.metrics.efficientnet_lite import EfficientNetLite, SameConv2d, load_efficientnet_lite, weights_file
+from ldmlab.pretrained import efficientnet_lite
+from ldmlab.pretrained.efficientnet_lite import EfficientNetLite, SameConv2d, load_efficientnet_lite, weights_file
 
 
 @pytest.fixture(autouse=True)
