@@ -3,8 +3,9 @@ import torch
 from torch.distributions import Normal, kl_divergence
 
 from ldmlab.autoencoders.base import DiagonalGaussian
+from ldmlab.autoencoders.convolutional import SmallAutoencoder
 from ldmlab.autoencoders.identity import IdentityAutoencoder
-from ldmlab.autoencoders.kl import KLAutoencoder
+from ldmlab.autoencoders.regularizers import KL
 
 FACTORS = {2: (1,), 4: (1, 2), 8: (1, 2, 4)}
 
@@ -12,7 +13,7 @@ FACTORS = {2: (1,), 4: (1, 2), 8: (1, 2, 4)}
 @pytest.mark.parametrize("factor", FACTORS)
 @pytest.mark.parametrize("size", [32, 48])
 def test_latents_are_smaller_by_the_factor_and_images_come_back_in_size(factor, size):
-    autoencoder = KLAutoencoder(factor, 5, channels=16, channel_multipliers=FACTORS[factor])
+    autoencoder = SmallAutoencoder(factor, 5, KL(1e-4), channels=16, channel_multipliers=FACTORS[factor])
     posterior = autoencoder.encode(torch.randn(2, 3, size, size))
     assert posterior.mean.shape == posterior.std.shape == (2, 5, size // factor, size // factor)
     assert autoencoder.decode(posterior.mean).shape == (2, 3, size, size)
@@ -20,7 +21,7 @@ def test_latents_are_smaller_by_the_factor_and_images_come_back_in_size(factor, 
 
 def test_more_halvings_than_the_factor_allows_are_refused():
     with pytest.raises(ValueError, match="levels"):
-        KLAutoencoder(2, 4, channel_multipliers=(1, 2, 4))
+        SmallAutoencoder(2, 4, KL(1e-4), channel_multipliers=(1, 2, 4))
 
 
 def test_kl_equals_that_of_torch_distributions():
@@ -44,7 +45,7 @@ def test_the_identity_returns_the_image_without_uncertainty():
 
 
 def test_normalised_latents_of_other_images_have_mean_zero_and_deviation_one():
-    autoencoder = KLAutoencoder(4, 3, channels=16)
+    autoencoder = SmallAutoencoder(4, 3, KL(1e-4), channels=16)
     batches = [torch.randn(64, 3, 16, 16) * 0.5 + 0.3 for _ in range(8)]
     autoencoder.measure_statistics(batches[:6])
     held_out = torch.cat([autoencoder.normalize(autoencoder.encode(batch).sample()) for batch in batches[6:]])
@@ -63,14 +64,16 @@ def test_statistics_do_not_depend_on_how_images_are_batched():
 
 
 def test_normalising_and_back_is_the_identity():
-    autoencoder = KLAutoencoder(4, 3, channels=16)
+    autoencoder = SmallAutoencoder(4, 3, KL(1e-4), channels=16)
     autoencoder.measure_statistics([torch.randn(8, 3, 16, 16)])
     latents = torch.randn(2, 3, 4, 4)
     torch.testing.assert_close(autoencoder.denormalize(autoencoder.normalize(latents)), latents)
 
 
 def test_the_statistics_are_saved_with_the_weights():
-    assert {"latent_mean", "latent_std", "latent_min", "latent_max"} <= set(KLAutoencoder(4, 3).state_dict())
+    assert {"latent_mean", "latent_std", "latent_min", "latent_max"} <= set(
+        SmallAutoencoder(4, 3, KL(1e-4)).state_dict()
+    )
 
 
 def test_no_images_are_refused():

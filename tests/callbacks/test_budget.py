@@ -52,7 +52,7 @@ def test_a_stopwatch_leaves_out_what_is_paused():
 
 def test_the_state_goes_on_where_it_was():
     a = Budget(Limits(seconds=10), 1, True)
-    a.cost, a._flops_per_step = Cost(5, 50, 500, 4.0, 8.0), 100.0
+    a.cost, a._flops_per_step = Cost(5, 50, 500, 4.0, 8.0), {"": 100.0}
     b = Budget(Limits(seconds=10), 1, True)
     b.load_state_dict(a.state_dict())
     assert b.cost == a.cost

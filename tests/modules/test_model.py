@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from ldmlab.autoencoders.convolutional import SmallAutoencoder
 from ldmlab.autoencoders.identity import IdentityAutoencoder
-from ldmlab.autoencoders.kl import KLAutoencoder
+from ldmlab.autoencoders.regularizers import KL
 from ldmlab.conditioners.base import NoConditioner
 from ldmlab.conditioners.class_label import ClassLabel
 from ldmlab.denoisers.unet import UNet
@@ -124,7 +125,7 @@ def test_an_image_depends_on_its_seed_and_condition_not_on_its_batch():
 
 
 def test_cached_moments_train_like_the_images_they_came_from():
-    autoencoder = KLAutoencoder(4, 5, channels=16)
+    autoencoder = SmallAutoencoder(4, 5, KL(1e-4), channels=16)
     autoencoder.measure_statistics([batch(8)["image"]])
     diffusion = model(autoencoder=autoencoder)
     images = batch()
@@ -145,7 +146,7 @@ def test_latents_are_drawn_anew_from_cached_moments():
 
 
 def test_the_autoencoder_is_frozen_and_stays_in_evaluation_mode():
-    diffusion = model(autoencoder=KLAutoencoder(4, 3, channels=16)).train()
+    diffusion = model(autoencoder=SmallAutoencoder(4, 3, KL(1e-4), channels=16)).train()
     assert not diffusion.autoencoder.training
     loss(diffusion, batch()).sum().backward()
     assert all(parameter.grad is None for parameter in diffusion.autoencoder.parameters())
@@ -287,7 +288,7 @@ def test_cells_of_pixels_are_those_of_8_bit_images_and_latents_have_none():
     values = autoencoder.normalize(torch.tensor([-1.0, 1.0, 1 / 127.5 - 1])[:, None, None, None].expand(3, 3, 1, 1))
     torch.testing.assert_close(torch.cat([bins.lowest, bins.highest]), values[:2])
     torch.testing.assert_close(2 * bins.half_width, values[2:] - values[:1])
-    assert model(autoencoder=KLAutoencoder(4, 3, channels=16)).bins() is None
+    assert model(autoencoder=SmallAutoencoder(4, 3, KL(1e-4), channels=16)).bins() is None
 
 
 def test_a_guide_is_another_model_under_the_same_conditions():

@@ -109,7 +109,7 @@ def write_parquet(folder, images, **columns):
         (["train-ldm", "metrics.samples=3"], "metrics.samples: a whole number of 6 or more"),
         (["train-ldm", "metrics.reference_split=test"], "metrics.reference_split: train or val"),
         (["train-ldm", "metrics.features=inception"], "metrics/features=inception"),
-        (["train-ldm", "autoencoder.kl_weight=big"], "autoencoder.kl_weight"),
+        (["train-ldm", "autoencoder.network.regularizer.weight=big"], "autoencoder.network.regularizer.weight"),
         (["train-ldm", "drop_probability=2"], "drop_probability: a number from 0 to 1"),
         (["train-ldm", "downsampling=f1", "autoencoder.batch_sise=4"], "did you mean autoencoder.batch_size?"),
         (["train-ldm", "downsampling.factor=16"], "conf/downsampling/f16.yaml"),

@@ -298,7 +298,7 @@ def test_the_demo_runs_both_factors_and_compares_them(ldmlab):
 
 
 def test_what_a_sweep_says_of_autoencoders_makes_no_second_run_of_f1(ldmlab, capfd):
-    sweep = ["-m", "study=s", "downsampling=f1", "autoencoder.kl_weight=1e-4,1e-3"]
+    sweep = ["-m", "study=s", "downsampling=f1", "autoencoder.network.regularizer.weight=1e-4,1e-3"]
     assert ldmlab("train-ldm", *sweep, *[option for option in TINY_F1 if option != "downsampling=f1"]) == 0
     assert len(list((ldmlab.folder / "runs/s").glob("*/summary.json"))) == 1
     assert "done already" in ldmlab.said.err

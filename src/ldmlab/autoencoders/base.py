@@ -39,6 +39,7 @@ class Autoencoder(nn.Module):
     """
 
     trained_against: tuple[str, ...] = ()
+    codes: int | None = None  # the number of different codes of a position; None where latents are continuous
     latent_mean: Tensor
     latent_std: Tensor
     latent_min: Tensor
@@ -59,6 +60,10 @@ class Autoencoder(nn.Module):
 
     def decode(self, latents: Tensor) -> Tensor:
         """Images (B, 3, H, W) for raw latents (B, C, h, w)."""
+        raise NotImplementedError
+
+    def code_indices(self, latents: Tensor) -> Tensor:
+        """The code (B, h, w) of each position of raw latents (B, C, h, w), from 0 to `codes` - 1."""
         raise NotImplementedError
 
     def normalize(self, latents: Tensor) -> Tensor:

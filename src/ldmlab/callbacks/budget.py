@@ -113,7 +113,8 @@ class Budget(L.Callback):
         self.cost = Cost()
         self.watch = Stopwatch()
         self.measuring = Stopwatch()
-        self._flops_per_step: float | None = None
+        self._flops_per_step: dict[str, float] = {}  # of each phase of training; most modules have one
+        self._phase = ""
         self._base_rates: list[float] = []
 
     @contextmanager
@@ -145,14 +146,15 @@ class Budget(L.Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, module: L.LightningModule, batch: Batch, batch_index: int
     ) -> None:
-        """Sets the learning rate; before the first step counts its floating-point operations."""
+        """Sets the learning rate; before the first step of a phase counts its floating-point operations."""
         for optimizer in trainer.optimizers:
             for group in optimizer.param_groups:
                 group.setdefault("initial_lr", group["lr"])
                 group["lr"] = group["initial_lr"] * self.rate_factor()
-        if self._flops_per_step is None:
+        self._phase = getattr(module, "phase", "")
+        if self._phase not in self._flops_per_step:
             with self.watch.paused():
-                self._flops_per_step = step_flops(module, batch) * trainer.world_size
+                self._flops_per_step[self._phase] = step_flops(module, batch) * trainer.world_size
 
     def on_train_batch_end(
         self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Batch, batch_index: int
@@ -160,11 +162,10 @@ class Budget(L.Callback):
         """Adds up the cost and stops at a limit."""
         images = batch["image"] if "image" in batch else batch["latent_mean"]
         self.watch.lap()
-        assert self._flops_per_step is not None
         self.cost = Cost(
             steps=trainer.global_step,
             images=self.cost.images + len(images) * trainer.world_size,
-            flops=self.cost.flops + self._flops_per_step,
+            flops=self.cost.flops + self._flops_per_step[self._phase],
             seconds=self.watch.seconds,
             cpu_seconds=self.watch.cpu_seconds,
         )

@@ -2,73 +2,251 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import lightning as L
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from ldmlab.autoencoders.adversarial import Adversary, adaptive_factor, hinge_loss
 from ldmlab.autoencoders.base import Autoencoder
+from ldmlab.autoencoders.convolutional import ConvolutionalAutoencoder, Reconstruction
+from ldmlab.autoencoders.equivariance import Equivariance
+from ldmlab.autoencoders.perceptual import PerceptualLoss
+from ldmlab.autoencoders.regularizers import code_use
 from ldmlab.modules.latent_diffusion import OptimizerFactory
 from ldmlab.optimizers.groups import parameter_groups
+from ldmlab.settings import require
 from ldmlab.types import Batch
+
+PIXEL_LOSSES = {"l1": F.l1_loss, "mse": F.mse_loss}
+
+
+@dataclass(frozen=True)
+class ReconstructionLoss:
+    """How far reconstructions are from images: in pixels, "l1" or "mse", and in a network's eyes where there is one."""
+
+    pixel: str = "l1"
+    perceptual: PerceptualLoss | None = None
+
+    def __post_init__(self) -> None:
+        require(self.pixel in PIXEL_LOSSES, "pixel_loss", f"one of {', '.join(PIXEL_LOSSES)}", self.pixel)
+
+    def __call__(self, reconstructions: Tensor, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of reconstructions of images, both (B, 3, H, W), and its terms by name."""
+        terms = {self.pixel: PIXEL_LOSSES[self.pixel](reconstructions, images)}
+        loss = terms[self.pixel]
+        if self.perceptual is not None:
+            terms[self.perceptual.name] = self.perceptual(reconstructions, images)
+            loss = loss + self.perceptual.weight * terms[self.perceptual.name]
+        return loss, terms
+
+    @property
+    def trained_against(self) -> tuple[str, ...]:
+        """SHA-256 of the weights that are asked for their opinion."""
+        return () if self.perceptual is None else self.perceptual.trained_against
 
 
 class AutoencoderModule(L.LightningModule):
-    """Trains an autoencoder with an L1 reconstruction loss and a KL penalty (Rombach et al. 2022, section 3.1).
+    """Trains an autoencoder: reconstruction, and what its regularizer adds (Rombach et al. 2022, section 3.1).
 
-    `kl_weight` multiplies the KL in nats per pixel value, the unit in which the L1 loss is a mean, so the balance does
-    not change with image size or downsampling factor.
+    Args:
+        autoencoder: to be trained.
+        optimizer: parameter groups to the autoencoder's optimiser; the budget sets its learning rate at every step.
+        reconstruction: the loss on reconstructions.
+        equivariance: draws the moves of latents and images in training; None: they are never moved.
     """
 
-    def __init__(self, autoencoder: Autoencoder, optimizer: OptimizerFactory, kl_weight: float):
+    def __init__(
+        self,
+        autoencoder: ConvolutionalAutoencoder,
+        optimizer: OptimizerFactory,
+        reconstruction: ReconstructionLoss,
+        equivariance: Equivariance | None = None,
+    ):
         super().__init__()
         self.autoencoder = autoencoder
         self.optimizer = optimizer
-        self.kl_weight = kl_weight
+        self.reconstruction = reconstruction
+        self.equivariance = equivariance
 
-    def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Reconstruction, KL and their weighted sum `loss` of a batch."""
-        images = batch["image"]
-        posterior = self.autoencoder.encode(images)
-        reconstruction = self.autoencoder.decode(posterior.sample())
-        l1 = (reconstruction - images).abs().mean()
-        kl = posterior.kl()
-        loss = l1 + self.kl_weight * kl.sum() / images.numel()
-        return {"loss": loss, "l1": l1, "kl_per_latent": kl.mean()}
+    def reconstruct(self, batch: Batch) -> tuple[Tensor, Reconstruction]:
+        """The images of a batch, moved where moves are drawn, and their reconstructions."""
+        images, factor = batch["image"], self.autoencoder.downsampling_factor
+        move = None
+        if self.equivariance is not None and self.training:
+            move = self.equivariance.draw(images.shape[2] // factor, images.shape[3] // factor)
+        if move is None:
+            return images, self.autoencoder(images)
+        return move.images(images, factor), self.autoencoder(images, move.latents)
 
     def loss(self, batch: Batch) -> Tensor:
         """The training loss of a batch."""
-        return self.losses(batch)["loss"]
+        images, made = self.reconstruct(batch)
+        return self.reconstruction(made.images, images)[0] + made.penalty
 
-    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor | None:
         """The training loss of a batch, its terms logged."""
-        losses = self.losses(batch)
-        self.log_dict({f"train/{name}": value.detach() for name, value in losses.items()})
-        return losses["loss"]
+        images, made = self.reconstruct(batch)
+        loss, terms = self.reconstruction(made.images, images)
+        loss = loss + made.penalty
+        self.log_terms({"loss": loss, **terms, **made.values})
+        return loss
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
+    def log_terms(self, terms: dict[str, Tensor]) -> None:
+        """Logs values of the training step."""
+        self.log_dict({f"train/{name}": value.detach() for name, value in terms.items()})
+
+    def configure_optimizers(self) -> Any:
         """The optimiser over encoder and decoder; the budget sets its learning rate at every step."""
         return self.optimizer(parameter_groups(self.autoencoder))
+
+
+class Gradients(NamedTuple):
+    """Two scalars whose gradients train autoencoder and discriminator (None while it is not), and values to log."""
+
+    autoencoder: Tensor
+    discriminator: Tensor | None
+    terms: dict[str, Tensor]
+
+
+class AdversarialAutoencoderModule(AutoencoderModule):
+    """The same, against a discriminator (Rombach et al. 2022, eq. 25, after Esser et al. 2021).
+
+    Lightning's automatic optimisation cannot serve two optimisers with one backward pass for both, so accumulating and
+    clipping gradients are done here. The discriminator's optimiser is stepped behind Lightning's back: otherwise each
+    batch would count as two of the trainer's steps.
+
+    Args:
+        adversary: the discriminator and its settings.
+        used: the share of the budget used so far.
+        accumulate: batches to an optimiser step.
+        clip: largest norm of all gradients of a network together; None: none.
+        others: as for `AutoencoderModule`.
+    """
+
+    def __init__(
+        self,
+        *others: Any,
+        adversary: Adversary,
+        used: Callable[[], float],
+        accumulate: int = 1,
+        clip: float | None = None,
+        **more: Any,
+    ):
+        super().__init__(*others, **more)
+        self.automatic_optimization = False
+        self.adversary, self.used = adversary, used
+        self.discriminator = adversary.discriminator
+        self.accumulate, self.clip = accumulate, clip
+        self._accumulated = 0
+
+    @property
+    def phase(self) -> str:
+        """What is trained now; steps of one phase cost the same."""
+        return self.adversary.phase(self.used())
+
+    def gradients(self, batch: Batch) -> Gradients:
+        """What the batch asks of both networks.
+
+        Every loss on reconstructions reaches the autoencoder through them. So the losses' gradients are computed at the
+        reconstructions first, compared at the decoder's last layer, added up, and go on into the autoencoder together:
+        perceptual network and discriminator are passed through once.
+        """
+        images, made = self.reconstruct(batch)
+        reconstructions = made.images.detach().requires_grad_()
+        loss, terms = self.reconstruction(reconstructions, images)
+        (gradient,) = torch.autograd.grad(loss, reconstructions)
+        terms = {"loss": loss + made.penalty, **terms, **made.values}
+        discriminator_loss = None
+
+        if self.phase != "reconstruction":
+            real, fake = self.discriminator(images), self.discriminator(reconstructions)
+            discriminator_loss = hinge_loss(real, fake)
+            terms |= {"logits_real": real.mean(), "logits_fake": fake.mean()}
+            terms["discriminator_loss"] = discriminator_loss
+        if self.phase == "adversarial":
+            (adversarial,) = torch.autograd.grad(-fake.mean(), reconstructions, retain_graph=True)
+            norm = self._last_layer_norm(made.images, gradient)
+            adversarial_norm = self._last_layer_norm(made.images, adversarial)
+            factor = adaptive_factor(norm, adversarial_norm, self.adversary.largest_factor)
+            weight = self.adversary.weight_at(self.used())
+            gradient = gradient + weight * factor * adversarial
+            terms |= {"adaptive_factor": factor, "adversarial_weight": torch.tensor(weight)}
+            terms |= {"gradient_norm_reconstruction": norm, "gradient_norm_adversarial": adversarial_norm}
+        return Gradients((made.images * gradient.detach()).sum() + made.penalty, discriminator_loss, terms)
+
+    def _last_layer_norm(self, reconstructions: Tensor, gradient: Tensor) -> Tensor:
+        """The norm of a loss's gradient at the decoder's last layer, given the one at the reconstructions."""
+        (weights,) = torch.autograd.grad(
+            reconstructions, self.autoencoder.last_layer, grad_outputs=gradient, retain_graph=True
+        )
+        return weights.norm()
+
+    def loss(self, batch: Batch) -> Tensor:
+        """A scalar whose backward pass is that of a training step: to count what it costs."""
+        autoencoder, discriminator, _ = self.gradients(batch)
+        return autoencoder if discriminator is None else autoencoder + discriminator
+
+    def training_step(self, batch: Batch, batch_index: int) -> None:
+        """One batch for both networks, and a step of both optimisers when enough batches were accumulated."""
+        autoencoder, discriminator, terms = self.gradients(batch)
+        self.manual_backward(autoencoder / self.accumulate)
+        if discriminator is not None:
+            self.manual_backward(discriminator / self.accumulate)
+        self._accumulated += 1
+        if self._accumulated == self.accumulate:
+            self._accumulated = 0
+            terms |= self._step(discriminator is not None)
+        self.log_terms(terms)
+
+    def _step(self, both: bool) -> dict[str, Tensor]:
+        """A step of the optimisers; the gradients' norms before clipping."""
+        counted: Any = self.optimizers()
+        raw: Any = self.optimizers(use_pl_optimizer=False)
+        norms = {"gradient_norm_autoencoder": self._clipped(self.autoencoder)}
+        counted[0].step()
+        counted[0].zero_grad()
+        if both:
+            norms["gradient_norm_discriminator"] = self._clipped(self.discriminator)
+            raw[1].step()
+            raw[1].zero_grad()
+        return norms
+
+    def _clipped(self, network: torch.nn.Module) -> Tensor:
+        return torch.nn.utils.clip_grad_norm_(network.parameters(), self.clip or float("inf"))
+
+    def configure_optimizers(self) -> Any:
+        """The optimisers of autoencoder and discriminator."""
+        return [super().configure_optimizers(), self.adversary.optimizer(parameter_groups(self.discriminator))]
 
 
 @torch.inference_mode()
 def latent_report(autoencoder: Autoencoder, batches: Iterable[Tensor]) -> dict[str, float | list[float]]:
     """What the latents of images (B, 3, H, W) look like: per channel mean, std, KL in nats per value; and the range.
 
-    A channel with KL near zero carries nothing; a deviation near that of the posterior likewise.
+    A channel with KL near zero carries nothing; a deviation near that of the posterior likewise. Latents without a
+    deviation of their own have no KL; of a code it is told instead how many of its words the images use.
     """
+    codes = autoencoder.codes
+    counts = torch.zeros(codes or 0, dtype=torch.long)
     kls, means, stds, low, high = [], [], [], torch.inf, -torch.inf
     for images in batches:
         posterior = autoencoder.encode(images)
-        kls.append(posterior.kl().mean((0, 2, 3)))
+        if posterior.std.any():
+            kls.append(posterior.kl().mean((0, 2, 3)))
         means.append(posterior.mean.mean((0, 2, 3)))
         stds.append(posterior.mean.std((0, 2, 3)))
         low, high = min(low, posterior.mean.min().item()), max(high, posterior.mean.max().item())
-    return {
-        "kl_per_channel": torch.stack(kls).mean(0).tolist(),
-        "mean_per_channel": torch.stack(means).mean(0).tolist(),
-        "std_per_channel": torch.stack(stds).mean(0).tolist(),
-        "min": low,
-        "max": high,
+        if codes:
+            counts += torch.bincount(autoencoder.code_indices(posterior.mean).flatten().cpu(), minlength=codes)
+    channels = {"kl_per_channel": kls, "mean_per_channel": means, "std_per_channel": stds}
+    report: dict[str, float | list[float]] = {
+        name: torch.stack(values).mean(0).tolist() for name, values in channels.items() if values
     }
+    if codes:
+        report |= {"codes": float(codes), **{name: float(value) for name, value in code_use(counts).items()}}
+    return {**report, "min": low, "max": high}

@@ -100,15 +100,20 @@ class EfficientNetLite(nn.Module):
         self._bn1 = nn.BatchNorm2d(FEATURES, eps=1e-3)
         self._fc = nn.Linear(FEATURES, 1000)
 
-    def stages(self, x: Tensor) -> list[Tensor]:
-        """The outputs of the seven stages and of the head, eight feature maps from H / 2 down to H / 32."""
-        maps = []
+    def stages(self, x: Tensor, count: int | None = None) -> list[Tensor]:
+        """The outputs of the seven stages and of the head, eight feature maps from H / 2 down to H / 32.
+
+        With `count`, at most 7, those of the first stages alone, and no more is computed.
+        """
+        maps: list[Tensor] = []
         x = F.relu6(self._bn0(self._conv_stem(x)))
         for index, block in enumerate(self._blocks):
+            if len(maps) == count:
+                return maps
             x = block(x)
             if index in self.stage_ends:
                 maps.append(x)
-        return [*maps, F.relu6(self._bn1(self._conv_head(x)))]
+        return maps if len(maps) == count else [*maps, F.relu6(self._bn1(self._conv_head(x)))]
 
     def features(self, x: Tensor) -> Tensor:
         """Features (B, 1280) for normalised images (B, 3, H, W): the head, averaged over all positions."""

@@ -17,10 +17,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from ldmlab.autoencoders.base import Autoencoder
+from ldmlab.autoencoders.convolutional import ConvolutionalAutoencoder
+from ldmlab.callbacks.budget import Budget
 from ldmlab.conditioners.base import NoConditioner
 from ldmlab.diffusion.guidance import ClassifierFree, Guidance
 from ldmlab.diffusion.samplers import Sampler
 from ldmlab.errors import UserError
+from ldmlab.modules.autoencoder import AdversarialAutoencoderModule, AutoencoderModule, ReconstructionLoss
 from ldmlab.modules.model import ConditionalDenoiser, LatentDiffusion, Objective
 from ldmlab.settings import SettingError
 from ldmlab.tasks.run import read_run
@@ -166,6 +169,35 @@ def load_guide(run: Path, model: LatentDiffusion, autoencoder_trained: bool = Tr
 def build_autoencoder(config: Config) -> Autoencoder:
     """An untrained autoencoder."""
     return build(config["autoencoder"]["network"], "autoencoder.network")
+
+
+def build_autoencoder_module(config: Config, autoencoder: Autoencoder, budget: Budget) -> AutoencoderModule:
+    """What trains an autoencoder, to the settings of a run."""
+    settings = config["autoencoder"]
+    if not isinstance(autoencoder, ConvolutionalAutoencoder):
+        raise UserError(f"autoencoder.network._target_: {settings['network']['_target_']} cannot be trained")
+    optimizer = build(settings["optimizer"], "autoencoder.optimizer")
+    perceptual, adversary, equivariance = (
+        None if settings[part] is None else build(settings[part], f"autoencoder.{part}")
+        for part in ("perceptual", "adversarial", "equivariance")
+    )
+    try:
+        reconstruction = ReconstructionLoss(settings["pixel_loss"], perceptual)
+    except WRONG_SETTINGS as error:
+        raise named("autoencoder", error) from error
+    if adversary is None:
+        return AutoencoderModule(autoencoder, optimizer, reconstruction, equivariance)
+    lightning = config["trainer"]["lightning"]
+    return AdversarialAutoencoderModule(
+        autoencoder,
+        optimizer,
+        reconstruction,
+        equivariance,
+        adversary=adversary,
+        used=lambda: budget.used,
+        accumulate=lightning.get("accumulate_grad_batches", 1),
+        clip=lightning.get("gradient_clip_val"),
+    )
 
 
 def build_network(config: Config, info: DataInfo, latent_channels: int) -> ConditionalDenoiser:

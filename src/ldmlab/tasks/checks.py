@@ -40,7 +40,6 @@ WHOLE_NUMBERS = {
 """Keys with the smallest value that they may have; those whose default is null may be null."""
 
 NUMBERS = {
-    "autoencoder.kl_weight": (0, None),
     "drop_probability": (0, 1),
     "ema_gamma": (0, None),
     "trainer.checkpoint_seconds": (0, None),
@@ -186,6 +185,11 @@ def check_trainer(config: Config) -> None:
     precision = str(lightning.get("precision"))
     if precision.endswith("-true") and precision != "32-true":
         raise UserError(f"trainer.lightning.precision: {precision} is not supported; use 32-true or bf16-mixed")
+    if precision == "16-mixed" and value_at(config, "autoencoder.adversarial") not in (ABSENT, None):
+        raise UserError(
+            "trainer.lightning.precision: 16-mixed scales the loss of one optimiser only, and autoencoder/adversarial "
+            "has two; use bf16-mixed or 32-true"
+        )
     if precision.endswith("-mixed") and lightning.get("gradient_clip_val"):
         for key in ("optimizer.fused", "autoencoder.optimizer.fused"):
             if value_at(config, key) is True:

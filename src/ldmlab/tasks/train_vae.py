@@ -62,16 +62,14 @@ def _train_vae(run: Run, state: RunState, config: Config, made_by: tuple[str, li
     try_trainer(config)
     set_up(config, settings["seed"])
     autoencoder = build.build_autoencoder(config)
-    module = AutoencoderModule(
-        autoencoder, build.build(settings["optimizer"], "autoencoder.optimizer"), settings["kl_weight"]
-    )
+    budget = Budget(Limits(**config["budget"]), settings["warmup_steps"], settings["decay"])
+    module = build.build_autoencoder_module(config, autoencoder, budget)
+    autoencoder.trained_against = module.reconstruction.trained_against
     quality.refuse(autoencoder.trained_against)
-    image = torch.zeros(2, 3, data.info.image_size, data.info.image_size)
-    build.try_out("autoencoder", lambda: (module.configure_optimizers(), module.loss({"image": image})))
+    try_out(module, data.info.image_size)
     run.prepare(state, *made_by)
 
     source = Flipped(train_images) if getattr(data, "flip", False) else train_images
-    budget = Budget(Limits(**config["budget"]), settings["warmup_steps"], settings["decay"])
     fixed = val.__getitems__(range(min(GRID_IMAGES, len(val))))["image"]
 
     def reconstruct(path: Path) -> None:
@@ -132,6 +130,18 @@ def _train_vae(run: Run, state: RunState, config: Config, made_by: tuple[str, li
         )
     psnr = metrics[f"{quality.split}/recon_psnr"]["value"]
     say(f"{run}: PSNR {psnr:.2f} dB, {measure.headline(metrics, 'reconstruction')}")
+
+
+def try_out(module: AutoencoderModule, image_size: int) -> None:
+    """Computes one loss, leaving no trace: in evaluation no codebook begins.
+
+    Raises:
+        UserError: something does not fit together.
+    """
+    image = torch.zeros(2, 3, image_size, image_size)
+    module.eval()
+    build.try_out("autoencoder", lambda: (module.configure_optimizers(), module.loss({"image": image})))
+    module.train()
 
 
 def measure_statistics(autoencoder: Autoencoder, data: ImageData, device: torch.device) -> None:

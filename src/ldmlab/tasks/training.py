@@ -92,8 +92,12 @@ def fit(
     checkpoints = Checkpoints(run.last_checkpoint, settings["checkpoint_seconds"], settings["checkpoint_steps"])
     if settings["channels_last"]:
         module = module.to(memory_format=torch.channels_last)
+    arguments = trainer_arguments(config)
+    if not module.automatic_optimization:
+        # such a module accumulates and clips by itself, and Lightning refuses to be asked for it
+        arguments |= {"accumulate_grad_batches": 1, "gradient_clip_val": None}
     trainer = L.Trainer(
-        **trainer_arguments(config),
+        **arguments,
         default_root_dir=run.path,
         logger=loggers,
         callbacks=[
