@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,11 +36,15 @@ class Autoencoder(nn.Module):
     weights. Diffusion sees normalised latents only: mean 0 and deviation 1 in every channel.
 
     `trained_against` are the SHA-256 of the weights of frozen networks that a training loss asked for their opinion, a
-    perceptual loss for instance. None of them may judge the result.
+    perceptual loss for instance. None of them may judge the result. `codes` is the number of different codes of a
+    position, None where latents are continuous. `scaled` tells that mean and deviation came with the weights: measuring
+    keeps them. `settings` is the configuration that builds this autoencoder again, without its weights.
     """
 
     trained_against: tuple[str, ...] = ()
-    codes: int | None = None  # the number of different codes of a position; None where latents are continuous
+    codes: int | None = None
+    scaled: bool = False
+    settings: dict[str, Any] | None = None
     latent_mean: Tensor
     latent_std: Tensor
     latent_min: Tensor
@@ -101,7 +106,8 @@ class Autoencoder(nn.Module):
             raise ValueError("latent statistics need at least one batch of images")
         mean = total / count
         variance = squares / count - mean**2
-        self.latent_mean.copy_(mean)
-        self.latent_std.copy_(variance.clamp(min=1e-12).sqrt())
+        if not self.scaled:
+            self.latent_mean.copy_(mean)
+            self.latent_std.copy_(variance.clamp(min=1e-12).sqrt())
         self.latent_min.copy_(torch.stack(low).amin(0))
         self.latent_max.copy_(torch.stack(high).amax(0))

@@ -146,12 +146,18 @@ class Upsample(nn.Module):
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
-class Middle(nn.Sequential):
-    """Block, attention, block at the lowest resolution."""
+class Middle(nn.Module):
+    """Block, attention, block at the lowest resolution: (B, C, h, w) to the same."""
 
     def __init__(self, channels: int, attention: bool, groups: int):
-        between: list[nn.Module] = [SelfAttention(channels, groups)] if attention else []
-        super().__init__(ResidualBlock(channels, channels, groups), *between, ResidualBlock(channels, channels, groups))
+        super().__init__()
+        self.first = ResidualBlock(channels, channels, groups)
+        self.attention = SelfAttention(channels, groups) if attention else nn.Identity()
+        self.last = ResidualBlock(channels, channels, groups)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features (B, C, h, w)."""
+        return self.last(self.attention(self.first(x)))
 
 
 class PaperEncoder(nn.Module):

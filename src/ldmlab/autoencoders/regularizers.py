@@ -208,13 +208,13 @@ class FSQ(Regularizer):
     No codebook, so nothing to learn, to collapse or to weigh; the gradient passes straight through the rounding.
 
     Args:
-        levels: the number of levels of each latent channel; their product is the number of codes.
+        levels: the number of levels of each latent channel; 3 or more; their product is the number of codes.
     """
 
     def __init__(self, latent_channels: int, levels: Sequence[int]):
         super().__init__()
-        fits = isinstance(levels, Sequence) and all(is_whole(level) and level > 1 for level in levels)
-        require(fits and len(levels) == latent_channels, "levels", f"{latent_channels} whole numbers above 1", levels)
+        fits = isinstance(levels, Sequence) and all(is_whole(level) and level > 2 for level in levels)
+        require(fits and len(levels) == latent_channels, "levels", f"{latent_channels} whole numbers above 2", levels)
         self.codes: int = math.prod(levels)
         levels_tensor = torch.tensor(levels)
         self.register_buffer("half_width", levels_tensor // 2, persistent=False)

@@ -157,7 +157,9 @@ class AdversarialAutoencoderModule(AutoencoderModule):
         perceptual network and discriminator are passed through once.
         """
         images, made = self.reconstruct(batch)
-        reconstructions = made.images.detach().requires_grad_()
+        # cut off from the autoencoder; a view, since floating-point operations cannot be counted up to a leaf
+        cut = made.images.detach().requires_grad_()
+        reconstructions = cut.view_as(cut)
         loss, terms = self.reconstruction(reconstructions, images)
         (gradient,) = torch.autograd.grad(loss, reconstructions)
         terms = {"loss": loss + made.penalty, **terms, **made.values}

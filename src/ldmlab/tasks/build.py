@@ -167,8 +167,16 @@ def load_guide(run: Path, model: LatentDiffusion, autoencoder_trained: bool = Tr
 
 
 def build_autoencoder(config: Config) -> Autoencoder:
-    """An untrained autoencoder."""
-    return build(config["autoencoder"]["network"], "autoencoder.network")
+    """The autoencoder of a run, untrained unless it is a pretrained one."""
+    return _autoencoder(config["autoencoder"]["network"])
+
+
+def _autoencoder(settings: Config) -> Autoencoder:
+    autoencoder = build(settings, "autoencoder.network")
+    if not isinstance(autoencoder, Autoencoder):
+        raise UserError(f"autoencoder.network._target_: {settings.get('_target_')} is no autoencoder")
+    autoencoder.settings = autoencoder.settings or settings
+    return autoencoder
 
 
 def build_autoencoder_module(config: Config, autoencoder: Autoencoder, budget: Budget) -> AutoencoderModule:
@@ -267,7 +275,7 @@ def fingerprint_of(run: str | Path) -> str:
 def load_autoencoder(run: Path, option: str = "autoencoder_from") -> tuple[Autoencoder, str]:
     """The trained autoencoder of a run, frozen, and its fingerprint."""
     description, weights = _load(run, option)
-    autoencoder = build(description["autoencoder"], "autoencoder.network")
+    autoencoder = _autoencoder(description["autoencoder"])
     autoencoder.load_state_dict(weights, strict=True)
     autoencoder.trained_against = tuple(description.get("trained_against", ()))
     return autoencoder.requires_grad_(False).eval(), description["fingerprint"]
@@ -277,7 +285,7 @@ def load_diffusion(run: Path, option: str = "from") -> tuple[LatentDiffusion, Co
     """The trained model of a run, its network being the moving average, and its description."""
     description, weights = _load(run, option)
     info = info_from_dict(description["data"])
-    autoencoder = build(description["autoencoder"], "autoencoder.network")
+    autoencoder = _autoencoder(description["autoencoder"])
     autoencoder.trained_against = tuple(description.get("trained_against", ()))
     model = build_model(description, info, autoencoder)
     model.load_state_dict(weights, strict=True)

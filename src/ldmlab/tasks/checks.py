@@ -49,6 +49,7 @@ NUMBERS = {
 SEEDS = ("seed", "data.seed", "autoencoder.seed", "metrics.seed")
 LARGEST_SEED = 2**32 - 1  # of NumPy's generators
 
+MAY_BE_ALL = ("metrics.samples",)
 MAY_BE_NULL = ("nfe", "trainer.threads", "trainer.checkpoint_steps", "metrics.preview_every")
 
 
@@ -86,7 +87,7 @@ def check_numbers(config: Config) -> None:
     """Numbers are numbers, and in their range."""
     for key, least in WHOLE_NUMBERS.items():
         value = value_at(config, key)
-        if value is ABSENT or (value is None and key in MAY_BE_NULL):
+        if value is ABSENT or (value is None and key in MAY_BE_NULL) or (value == "all" and key in MAY_BE_ALL):
             continue
         if not is_whole(value) or value < least:
             raise UserError(f"{key}: a whole number of {least} or more is needed, not {value}")

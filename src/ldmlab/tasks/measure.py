@@ -18,6 +18,7 @@ from ldmlab.diffusion.guidance import Guidance
 from ldmlab.diffusion.samplers import Sampler
 from ldmlab.metrics import processes
 from ldmlab.metrics.extractors import Features, to_uint8
+from ldmlab.metrics.frechet import frechet_distance
 from ldmlab.metrics.names import ENOUGH_FOR_FRECHET
 from ldmlab.metrics.reconstruction import feature_loss, reconstruction_quality
 from ldmlab.modules.model import ConditionalDenoiser, LatentDiffusion
@@ -53,9 +54,8 @@ def measure_reconstruction(
             values.setdefault(name, []).append(value.double().cpu())
         features.append(quality.features([reconstructions]))
     per_image = {name: processes.gather_rows(torch.cat(parts), quality.samples) for name, parts in values.items()}
-    per_image[f"recon_{quality.extractor.metric_name('feature_loss')}"] = feature_loss(
-        quality.own_features(track).pooled, gather(Features.cat(features), quality.samples).pooled
-    )
+    originals, made = quality.own_features(track), gather(Features.cat(features), quality.samples)
+    per_image[f"recon_{quality.extractor.metric_name('feature_loss')}"] = feature_loss(originals.pooled, made.pooled)
     manifest = {
         "split": quality.split,
         "samples": quality.samples,
@@ -74,6 +74,11 @@ def measure_reconstruction(
         elif name.startswith("recon_lpips") and quality.lpips is not None:
             judge = {"weights_sha256": quality.lpips.hash}
         metrics[f"{quality.split}/{name}{at}"] = with_error(value, {**manifest, **judge})
+    # what papers call rFID: between the images and their own reconstructions, so without the bias of a finite N
+    metrics[f"{quality.split}/recon_{quality.extractor.metric_name('fd')}{at}"] = {
+        "value": processes.from_first(lambda: frechet_distance(originals.pooled, made.pooled)),
+        "manifest": {**manifest, **quality.extractor.manifest(), "reference": "the same images"},
+    }
     return metrics | measure_reconstruction_distances(autoencoder, quality, track, model, suffix)
 
 

@@ -71,7 +71,7 @@ class Quality:
         extractor: FeatureExtractor,
         cache_dir: Path,
         device: torch.device,
-        samples: int,
+        samples: int | str,
         split: str,
         seed: int,
         wanted: Sequence[str],
@@ -81,11 +81,11 @@ class Quality:
     ) -> Quality:
         """Draws the images at random from `split`; the floor's from what is left of it, or else from the other split.
 
-        N is `samples`, or all images of the split if it has fewer; the reference has N images too unless
+        N is `samples`, or all images of the split with "all" or if it has fewer; the reference has N images too unless
         `reference_samples` is another number, or "all".
         """
         length = len(data.split(split))
-        n = min(samples, length)
+        n = length if samples == "all" else min(int(samples), length)
         if n < LEAST_SAMPLES:
             raise UserError(
                 f"metrics: the {split} split has {length} images, measuring needs {LEAST_SAMPLES} or more: "

@@ -39,7 +39,7 @@ def score(config: Config) -> Metrics:
     checks.check_data_path(config)
     images = open_images(config["images"])
     seed, asked = config["metrics"]["seed"], config["metrics"]["samples"]
-    rows = sorted(random_subset(len(images), asked or len(images), seed))
+    rows = sorted(random_subset(len(images), len(images) if asked in (None, "all") else asked, seed))
     if len(rows) < LEAST_SAMPLES:
         raise UserError(f"images: {len(rows)} in {config['images']}, measuring needs {LEAST_SAMPLES} or more")
     config["metrics"]["samples"] = len(rows)

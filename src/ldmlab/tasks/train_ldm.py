@@ -28,12 +28,10 @@ from ldmlab.tasks.quality import Quality, quality_of, to_device
 from ldmlab.tasks.recipes import measure_diffusion, recipe_key, recipe_of
 from ldmlab.tasks.run import VOLATILE, Run, key_of, read_run, run_name
 from ldmlab.tasks.train_vae import STAGE_TWO, measure_statistics, train_vae
-from ldmlab.tasks.training import device_of, finish, fit, log_values, logging_to, set_up, try_trainer
+from ldmlab.tasks.training import PREVIEWED, device_of, finish, fit, log_preview, logging_to, set_up, try_trainer
 from ldmlab.types import ImageData, ImageSource
 
 Config = dict[str, Any]
-
-PREVIEWED = ("kid", "fd")  # what a cheap look measures
 
 
 def train_ldm(config: Config, overrides: list[str]) -> Run:
@@ -189,9 +187,7 @@ def _train_ldm(run: Run, config: Config, quality: Quality, vae_run: Run | None) 
             model, module.ema.average, few, sampler, guidance, description, "preview", track,
             metrics_config["sampling_batch"], metrics_config["seed"],
         )  # fmt: skip
-        budget.measuring.lap()
-        spent_so_far = {"cost/measuring_seconds": budget.measuring.seconds}
-        log_values(trainer.loggers, {name: metric["value"] for name, metric in metrics.items()} | spent_so_far)
+        log_preview(trainer, metrics, budget)
 
     with logging_to(run, config, budget) as loggers:
         callbacks = [
@@ -208,7 +204,7 @@ def _train_ldm(run: Run, config: Config, quality: Quality, vae_run: Run | None) 
             export,
             run.checkpoints,
             {
-                "autoencoder": config["autoencoder"]["network"],
+                "autoencoder": autoencoder.settings,
                 **{key: config[key] for key in ("denoiser", "conditioner", "scheduler", "sampler", "guidance")},
                 "trained_against": list(autoencoder.trained_against),
                 "data": build.info_to_dict(data.info),

@@ -20,7 +20,17 @@ from ldmlab.tasks.console import say, track
 from ldmlab.tasks.quality import quality_of
 from ldmlab.tasks.recipes import recipe_key, recipe_of
 from ldmlab.tasks.run import Run, RunState, run_name
-from ldmlab.tasks.training import device_of, finish, fit, log_values, logging_to, set_up, try_trainer
+from ldmlab.tasks.training import (
+    PREVIEWED,
+    device_of,
+    finish,
+    fit,
+    log_preview,
+    log_values,
+    logging_to,
+    set_up,
+    try_trainer,
+)
 from ldmlab.types import ImageData
 
 Config = dict[str, Any]
@@ -58,62 +68,62 @@ def _train_vae(run: Run, state: RunState, config: Config, made_by: tuple[str, li
     # everything that can be wrong is built and tried before the run's folder is made
     data = build.build_data(config)
     train_images, val = data.split("train"), data.split("val")
-    quality = quality_of(config, data, device_of(config))
+    device = device_of(config)
+    quality = quality_of(config, data, device)
     try_trainer(config)
     set_up(config, settings["seed"])
     autoencoder = build.build_autoencoder(config)
-    budget = Budget(Limits(**config["budget"]), settings["warmup_steps"], settings["decay"])
-    module = build.build_autoencoder_module(config, autoencoder, budget)
-    autoencoder.trained_against = module.reconstruction.trained_against
+    budget = Budget(Limits(**config["budget"]), settings.get("warmup_steps", 0), settings.get("decay", False))
+    module = None
+    if settings["optimizer"] is not None:
+        module = build.build_autoencoder_module(config, autoencoder, budget)
+        autoencoder.trained_against = module.reconstruction.trained_against
+        try_out(module, data.info.image_size)
     quality.refuse(autoencoder.trained_against)
-    try_out(module, data.info.image_size)
     run.prepare(state, *made_by)
 
-    source = Flipped(train_images) if getattr(data, "flip", False) else train_images
     fixed = val.__getitems__(range(min(GRID_IMAGES, len(val))))["image"]
 
-    def reconstruct(path: Path) -> None:
+    def draw_grid(path: Path) -> None:
         with torch.inference_mode():
-            images = fixed.to(module.device)
-            pairs = torch.stack([images, autoencoder.decode(autoencoder.encode(images).mean).clamp(-1, 1)], 1)
+            images = fixed.to(autoencoder.latent_mean.device)
+            pairs = torch.stack([images, measure.reconstruct(autoencoder, images)], 1)
         save_grid(pairs.flatten(0, 1), path, columns=10)
 
     def milestone(trainer: L.Trainer, _: L.LightningModule) -> None:
         path = run.samples / f"reconstructions-{trainer.global_step:07d}.png"
-        reconstruct(path)
+        draw_grid(path)
         log_picture(trainer, "reconstructions", path)
 
-    with logging_to(run, config, budget) as loggers:
-        pictures = AtMilestones("grids", budget, config["trainer"]["grids"], milestone)
-        fit(
-            run,
-            config,
-            module,
-            ImageDataModule(source, settings["batch_size"], settings["seed"], config["trainer"]["num_workers"]),
-            budget,
-            [pictures],
-            loggers,
-        )
+    metrics_config = config["metrics"]
+    few = quality.fewer(metrics_config["preview_samples"], PREVIEWED)
 
-        module.to(device_of(config)).eval()
+    def preview(trainer: L.Trainer, _: L.LightningModule) -> None:
+        metrics = measure.measure_reconstruction(autoencoder, few, track, "in training", "-preview")
+        log_preview(trainer, metrics, budget)
+
+    with logging_to(run, config, budget) as loggers:
+        if module is not None:
+            source = Flipped(train_images) if getattr(data, "flip", False) else train_images
+            feed = ImageDataModule(source, settings["batch_size"], settings["seed"], config["trainer"]["num_workers"])
+            callbacks = [
+                AtMilestones("grids", budget, config["trainer"]["grids"], milestone),
+                AtMilestones("previews", budget, metrics_config["previews"], preview, metrics_config["preview_every"]),
+            ]
+            fit(run, config, module, feed, budget, callbacks, loggers)
+        autoencoder.to(device).eval()
         statistics = Stopwatch()
         statistics.start()
-        measure_statistics(autoencoder, data, device_of(config))
+        measure_statistics(autoencoder, data, device)
         statistics.stop()
-        fingerprint = build.save_model(
-            autoencoder,
-            run.checkpoints,
-            {
-                "autoencoder": settings["network"],
-                "trained_against": list(autoencoder.trained_against),
-            },
-        )
+        description = {"autoencoder": autoencoder.settings, "trained_against": list(autoencoder.trained_against)}
+        fingerprint = build.save_model(autoencoder, run.checkpoints, description)
         with budget.aside():
-            reconstruct(run.samples / "reconstructions-final.png")
+            draw_grid(run.samples / "reconstructions-final.png")
             metrics = measure.measure_real(quality, track)
             metrics |= measure.measure_reconstruction(autoencoder, quality, track, fingerprint)
         rows = random_subset(len(val), STATISTICS_IMAGES, 0)
-        report = latent_report(autoencoder, (b["image"].to(module.device) for b in in_order(val, rows, 250)))
+        report = latent_report(autoencoder, (batch["image"].to(device) for batch in in_order(val, rows, 250)))
         log_values(loggers, named_values(report))
         finish(
             run,

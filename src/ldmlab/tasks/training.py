@@ -33,6 +33,8 @@ from ldmlab.types import DataInfo
 
 Config = dict[str, Any]
 
+PREVIEWED = ("kid", "fd")  # what a cheap look on the way measures
+
 # Arguments of lightning.Trainer that are not the user's.
 OURS: dict[str, Any] = {
     "max_epochs": -1,
@@ -186,6 +188,13 @@ def log_values(loggers: Iterable[Logger], values: dict[str, float]) -> None:
     """The same values to every logger."""
     for logger in loggers:
         logger.log_metrics(values)
+
+
+def log_preview(trainer: L.Trainer, metrics: Metrics, budget: Budget) -> None:
+    """What a cheap look on the way found, and what looking has cost so far."""
+    budget.measuring.lap()
+    values = {name: metric["value"] for name, metric in metrics.items()}
+    log_values(trainer.loggers, {**values, "cost/measuring_seconds": budget.measuring.seconds})
 
 
 def finish(
