@@ -9,10 +9,10 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from tiny import TINY_F1, TINY_LDM, TINY_VAE
+from tiny import TINY_F1, TINY_GAN, TINY_LDM, TINY_VAE
 
 from ldmlab.hydra_errors import find_folder
-from ldmlab.modules.autoencoder import AutoencoderModule
+from ldmlab.modules.autoencoder import AdversarialAutoencoderModule, AutoencoderModule
 from ldmlab.modules.latent_diffusion import LatentDiffusionModule
 from ldmlab.tasks import build
 from ldmlab.tasks.run import provenance
@@ -142,11 +142,12 @@ def test_a_name_that_is_taken_by_other_settings_is_refused(copy_of_trained, ldml
     ("command", "module", "options", "name"),
     [
         ("train-vae", AutoencoderModule, TINY_VAE, "vae-f4"),
+        ("train-vae", AdversarialAutoencoderModule, TINY_GAN, "gan"),
         ("train-ldm", LatentDiffusionModule, TINY_F1, "ldm-f1"),
         ("train-ldm", LatentDiffusionModule, TINY_LDM, "ldm-f4"),
         ("train-ldm", LatentDiffusionModule, [*TINY_F1, "trainer.lightning.accumulate_grad_batches=2"], "twice"),
     ],
-    ids=["autoencoder", "pixels", "latents", "accumulated"],
+    ids=["autoencoder", "adversarial", "pixels", "latents", "accumulated"],
 )
 @pytest.mark.parametrize("how", ["signal", "crash"])
 def test_a_run_stopped_in_the_middle_and_resumed_ends_with_bitwise_the_same_weights(

@@ -16,6 +16,20 @@ TINY_COMMON = [
     "autoencoder.batch_size=8",
 ]
 TINY_VAE = [*TINY_DATA, *TINY_COMMON, "budget.steps=6"]
+TINY_GAN = [
+    *TINY_VAE,
+    "autoencoder=vq",
+    "autoencoder.codes=16",
+    "autoencoder/perceptual=effnet_lite1",
+    "autoencoder.perceptual.stages=1",
+    "autoencoder/adversarial=patchgan",
+    "autoencoder.adversarial.discriminator.channels=8",
+    "autoencoder.adversarial.discriminator.layers=1",
+    "autoencoder.adversarial.start=0",
+    "autoencoder.adversarial.heard_from=0.3",
+    "autoencoder.adversarial.ramp=0.5",
+    "autoencoder/equivariance=eq_vae",
+]
 TINY_DIFFUSION = [
     *TINY_DATA,
     *TINY_COMMON,

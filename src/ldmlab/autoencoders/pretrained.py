@@ -165,8 +165,7 @@ def _read_file(file: Path) -> Any:
 
 def _from_diffusers(config: Config, weights: Weights) -> Autoencoder:
     if config["_class_name"] == "AutoencoderTiny":
-        autoencoder = _tiny(config)
-        _fill(autoencoder, weights)
+        autoencoder = _tiny(config, weights)
     else:
         autoencoder = _paper(renamed(weights, DIFFUSERS), config.get("norm_num_groups", 32))
     scaling = config.get("scaling_factor")
@@ -283,7 +282,7 @@ def _codebook_state(autoencoder: PaperAutoencoder) -> Weights:
     return {**{name: state[name] for name in names}, "regularizer.begun": torch.tensor(True)}
 
 
-def _tiny(config: Config) -> TinyAutoencoder:
+def _tiny(config: Config, weights: Weights) -> Autoencoder:
     settings: Config = {
         "downsampling_factor": 2 ** (len(config["encoder_block_out_channels"]) - 1),
         "latent_channels": config.get("latent_channels", 4),
@@ -294,6 +293,7 @@ def _tiny(config: Config) -> TinyAutoencoder:
     }
     autoencoder = TinyAutoencoder(**settings)
     autoencoder.settings = {"_target_": "ldmlab.autoencoders.tiny.TinyAutoencoder", **settings}
+    _fill(autoencoder, weights)
     return autoencoder
 
 
