@@ -161,9 +161,9 @@ def test_the_gradient_of_fsq_passes_straight_through():
 
 def test_perplexity_and_usage():
     even = code_use(torch.tensor([5, 5, 5, 5, 0]))
-    assert even["perplexity"].item() == pytest.approx(4)
+    assert even["codebook_perplexity"].item() == pytest.approx(4)
     assert even["codebook_usage"].item() == pytest.approx(0.8)
-    assert code_use(torch.tensor([9, 0, 0]))["perplexity"].item() == pytest.approx(1)
+    assert code_use(torch.tensor([9, 0, 0]))["codebook_perplexity"].item() == pytest.approx(1)
 
 
 @pytest.mark.parametrize(

@@ -183,7 +183,7 @@ def test_all_that_tells_of_a_collapse_is_logged():
     assert told >= {
         "loss", "l1", "blur", "logits_real", "logits_fake", "discriminator_loss", "adaptive_factor",
         "adversarial_weight", "gradient_norm_reconstruction", "gradient_norm_adversarial",
-        "gradient_norm_autoencoder", "gradient_norm_discriminator", "perplexity", "codebook_usage",
+        "gradient_norm_autoencoder", "gradient_norm_discriminator", "codebook_perplexity", "codebook_usage",
     }  # fmt: skip
 
 
@@ -204,7 +204,7 @@ def test_the_report_of_latents_says_how_a_code_is_used_and_no_kl():
         network(item["image"])
     report = latent_report(network.eval(), [item["image"] for item in batches(4)])
     assert report["codes"] == 16
-    assert 1 < report["perplexity"] <= 16
+    assert 1 < report["codebook_perplexity"] <= 16
     assert 0 < report["codebook_usage"] <= 1
     assert "kl_per_channel" not in report
     assert "kl_per_channel" in latent_report(autoencoder(KL(1.0)), [batch()["image"]])

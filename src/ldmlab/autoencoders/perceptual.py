@@ -62,14 +62,17 @@ class EffNetLite1(PerceptualLoss):
     """The mean squared difference of EfficientNet-Lite1's stages, each normalised over its channels.
 
     Not LPIPS, whose weights of channels were fitted to people's judgement: nothing is calibrated here. Its weights come
-    with ldmlab. It is computed at the images' own size.
+    with ldmlab.
 
     Args:
         weight: of the loss.
         stages: how many stages of the network are compared, from the first at 1/2 of the images' size; 1 to 7.
+        enlarge: images are enlarged so many times first: the network was trained on larger ones than fit a laptop.
+        crop: side of the random part of the images that is looked at, as a share of theirs: the cost falls with its
+            square. Not where they are evaluated.
     """
 
-    def __init__(self, weight: float = 1.0, stages: int = 5):
+    def __init__(self, weight: float = 1.0, stages: int = 5, enlarge: int = 1, crop: float = 1.0):
         last = len(STAGES)
         require(is_whole(stages) and 1 <= stages <= last, "stages", f"a whole number from 1 to {last}", stages)
         network = load_efficientnet_lite("lite1").fold_batch_norm().to(memory_format=torch.channels_last)
@@ -77,9 +80,18 @@ class EffNetLite1(PerceptualLoss):
         self.name = "perceptual_lite1"
         self.trained_against = (VARIANTS["lite1"][2],)
         self.stages = stages
+        self.enlarge, self.crop = enlarge, crop
 
     def difference(self, reconstructions: Tensor, images: Tensor) -> Tensor:
         """The mean over stages, positions and images of the squared distance of directions."""
+        if self.crop < 1:
+            h, w = (round(side * self.crop) for side in images.shape[2:])
+            top, left = (int(torch.randint(n - m + 1, ())) for n, m in zip(images.shape[2:], (h, w), strict=True))
+            reconstructions, images = (x[:, :, top : top + h, left : left + w] for x in (reconstructions, images))
+        if self.enlarge > 1:
+            reconstructions, images = (
+                F.interpolate(x, scale_factor=self.enlarge, mode="bicubic") for x in (reconstructions, images)
+            )
         with torch.no_grad():
             wanted = self._directions(images)
         got = self._directions(reconstructions)

@@ -262,11 +262,12 @@ class FSQ(Regularizer):
 def code_use(counts: Tensor) -> dict[str, Tensor]:
     """How evenly codes are used that were chosen `counts` (K,) times.
 
-    `perplexity`, the exponential of the entropy, is K for even use and 1 for a single code; `codebook_usage` is the
+    `codebook_perplexity`, the exponential of the entropy, is K for even use and 1 for a single code; `codebook_usage` is the
     share of codes chosen at all.
     """
     shares = counts / counts.sum()
-    return {"perplexity": torch.special.entr(shares).sum().exp(), "codebook_usage": (counts > 0).float().mean()}
+    perplexity = torch.special.entr(shares).sum().exp()
+    return {"codebook_perplexity": perplexity, "codebook_usage": (counts > 0).float().mean()}
 
 
 def _per_channel(values: Tensor) -> Tensor:

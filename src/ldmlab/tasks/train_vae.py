@@ -17,7 +17,7 @@ from ldmlab.modules.autoencoder import AutoencoderModule, latent_report
 from ldmlab.modules.image_data import ImageDataModule
 from ldmlab.tasks import build, measure
 from ldmlab.tasks.console import say, track
-from ldmlab.tasks.quality import quality_of
+from ldmlab.tasks.quality import Metrics, quality_of
 from ldmlab.tasks.recipes import recipe_key, recipe_of
 from ldmlab.tasks.run import Run, RunState, run_name
 from ldmlab.tasks.training import (
@@ -38,6 +38,7 @@ Config = dict[str, Any]
 STAGE_TWO = ("trainer.warmup_steps", "trainer.decay")  # of the trainer's settings, what does not concern stage one
 STATISTICS_IMAGES = 5_000
 GRID_IMAGES = 20
+CODE_METRICS = ("codebook_perplexity", "codebook_usage")
 
 
 def train_vae(config: Config, overrides: list[str], made_by: tuple[str, list[str]] | None = None) -> Run:
@@ -124,6 +125,7 @@ def _train_vae(run: Run, state: RunState, config: Config, made_by: tuple[str, li
             metrics |= measure.measure_reconstruction(autoencoder, quality, track, fingerprint)
         rows = random_subset(len(val), STATISTICS_IMAGES, 0)
         report = latent_report(autoencoder, (batch["image"].to(device) for batch in in_order(val, rows, 250)))
+        metrics |= code_metrics(report, len(rows))
         log_values(loggers, named_values(report))
         finish(
             run,
@@ -164,10 +166,18 @@ def measure_statistics(autoencoder: Autoencoder, data: ImageData, device: torch.
     torch.set_rng_state(generator_state)
 
 
+def code_metrics(report: dict[str, float | list[float]], samples: int) -> Metrics:
+    """How many of its codes an autoencoder uses for images of the validation split; nothing for continuous latents."""
+    manifest = {"split": "val", "samples": samples, "codes": report.get("codes")}
+    return {f"val/{name}": {"value": report[name], "manifest": manifest} for name in CODE_METRICS if name in report}
+
+
 def named_values(report: dict[str, float | list[float]]) -> dict[str, float]:
     """The latents' report as single values to log: `val/latent_min`, `val/latent_kl@channel0`, ..."""
     values: dict[str, float] = {}
     for name, value in report.items():
+        if name in CODE_METRICS:
+            continue  # logged under their own names
         if isinstance(value, list):
             quantity = name.removesuffix("_per_channel")
             values |= {f"val/latent_{quantity}@channel{i}": channel for i, channel in enumerate(value)}

@@ -11,7 +11,7 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
-from ldmlab.tasks.comparison.plots import plots_of, run_styles
+from ldmlab.tasks.comparison.plots import RunStyle, plots_of, run_styles
 from ldmlab.tasks.comparison.runs import Findings, Run
 from ldmlab.tasks.comparison.tables import DataGroup, Table, count, distance
 
@@ -39,7 +39,9 @@ class Image:
 def render_page(findings: Findings, groups: list[DataGroup]) -> str:
     """The page as HTML text."""
     runs = [run for group in groups for stage in ("diffusion", "autoencoder") for run in group.runs(stage)]
-    styles = run_styles(run for run in runs if run.stage == "diffusion")
+    styles: dict[str, RunStyle] = {}
+    for stage in ("diffusion", "autoencoder"):
+        styles |= run_styles(run for run in runs if run.stage == stage)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,  # names come from users

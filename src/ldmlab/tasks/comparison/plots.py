@@ -76,9 +76,15 @@ def run_styles(runs: Iterable[Run]) -> dict[str, RunStyle]:
 
 
 def plots_of(table: Table, styles: dict[str, RunStyle]) -> list[Plot]:
-    """The plots of one table of diffusion runs; those for which something was measured."""
+    """The plots of one table; those for which something was measured."""
     if table.headline is None:
         return []
+    if table.stage == "autoencoder":
+        drawn = [
+            _against_training(table.rows, table.headline, styles),
+            _against_factor(table.rows, table.headline, styles),
+        ]
+        return [plot for plot in drawn if plot]
     drawn = [
         _against_evaluations(table.rows, table.headline),
         _against_speed(table.rows, table.headline, styles),
@@ -95,13 +101,24 @@ def training_curve(row: Row, headline: Headline) -> list[tuple[float, float]]:
     """
     if headline != "kid" or row.kid is None:
         return []
-    key = f"{row.kid.split}/{row.kid.quantity}@{PREVIEW}"
+    detail = PREVIEW if row.run.stage == "diffusion" else f"{RECONSTRUCTION}-{PREVIEW}"
+    key = f"{row.kid.split}/{row.kid.quantity}@{detail}"
     before = (row.run.cost_autoencoder or {}).get("cpu_seconds") or 0.0
     return [
         ((before + entry["cpu_seconds"]) / 60, entry[key] * _scale(headline))
         for entry in row.run.history()
         if all(isinstance(entry.get(k), int | float) and math.isfinite(entry[k]) for k in (key, "cpu_seconds"))
     ]
+
+
+def discriminator_starts(run: Run) -> tuple[float | None, float | None]:
+    """CPU minutes at which a discriminator was first trained, and first heard of by the autoencoder; None without."""
+    found: dict[str, float] = {}
+    for entry in run.history():
+        for key in ("train/logits_real", "train/adversarial_weight"):
+            if key in entry and isinstance(entry.get("cpu_seconds"), int | float):
+                found.setdefault(key, entry["cpu_seconds"] / 60)
+    return found.get("train/logits_real"), found.get("train/adversarial_weight")
 
 
 def _against_evaluations(rows: Sequence[Row], headline: Headline) -> Plot | None:
@@ -165,9 +182,13 @@ def _against_training(rows: Sequence[Row], headline: Headline, styles: dict[str,
     curves = [training_curve(p.row, headline) for p in points]
     if len(points) < 2 and not any(curves):
         return None
+    starts = [discriminator_starts(p.row.run) for p in points]
     with _drawing() as (figure, axes):
-        for point, curve in zip(points, curves, strict=True):
+        for point, curve, (trained, heard) in zip(points, curves, starts, strict=True):
             style = styles[point.row.run.label]
+            for minutes, line in ((trained, ":"), (heard, "--")):
+                if minutes is not None:
+                    axes.axvline(minutes, color=style.colour, alpha=0.7, linestyle=line, linewidth=1.0)
             if curve:
                 _curve(axes, [x for x, _ in curve], [y for _, y in curve], style)
             _mark(axes, point, headline, style)
@@ -177,12 +198,16 @@ def _against_training(rows: Sequence[Row], headline: Headline, styles: dict[str,
             _log_x(axes, xs)
         else:
             axes.set_xlim(left=0)
-        axes.set_xlabel("training with autoencoder (CPU minutes)")
+        diffusion = points[0].row.run.stage == "diffusion"
+        axes.set_xlabel(f"training{' with autoencoder' if diffusion else ''} (CPU minutes)")
         _quality_axis(axes, headline, [y for _, y in drawn])
         svg = _svg(figure)
-    caption = "The finished run with its best sampler setting."
+    caption = "The finished run with its best sampler setting." if diffusion else "Reconstructions of the finished run."
     if any(curves):
-        caption += " Thin lines: previews while training, from fewer samples and with the preview's sampler."
+        sampler = " and with the preview's sampler" if diffusion else ""
+        caption += f" Thin lines: previews while training, from fewer samples{sampler}."
+    if any(heard is not None for _, heard in starts):
+        caption += " Dotted: from here the discriminator is trained; dashed: from here the autoencoder hears of it."
     return Plot("Quality against training cost", svg, caption, _runs(points))
 
 
@@ -216,6 +241,8 @@ def _against_factor(rows: Sequence[Row], headline: Headline, styles: dict[str, R
     caption = (
         "Each run with its best sampler setting; the line joins the best run of each factor. Under it, what the "
         "autoencoder alone costs, and the distance of further real images."
+        if points[0].row.run.stage == "diffusion"
+        else "The line joins the best run of each factor. Under it, the distance of further real images."
     )
     return Plot("Quality against compression", svg, caption, _runs(points))
 

@@ -175,6 +175,8 @@ class Row:
             "frechet_samples": self.frechet.samples if self.frechet else None,
             **floors,
             **{key: _value(run.measured(f"recon_{key}")) for key in ("psnr", "ssim")},
+            "recon_fd": _value(run.measured_like("recon_fd_") or run.measured_like("recon_fid")),
+            **{key: _value(run.measured(key)) for key in ("codebook_perplexity", "codebook_usage")},
             **{key: self.speed(key) for key in ("images_per_s", "latency_s", "decoder_images_per_s", "peak_memory_mb")},
             "others": self.others,
             "cpu_minutes": self.cpu_minutes,

@@ -96,6 +96,11 @@ class Run:
                 return measurement
         return None
 
+    def measured_like(self, beginning: str) -> Measurement | None:
+        """The first measurement of the finished run whose quantity begins so."""
+        found = (m for m in self.measurements.values() if m.quantity.startswith(beginning) and not m.detail)
+        return next(found, None)
+
     def config_text(self) -> str | None:
         """The resolved configuration, as written."""
         path = self.folder / CONFIG

@@ -146,6 +146,11 @@ def number(value: float | None, at_least: int = 0) -> str:
     return f"{value:.{max(at_least, min(decimals, 6), 0)}f}"
 
 
+def percent(value: float | None) -> str:
+    """A share as a whole percentage."""
+    return ABSENT if value is None else f"{100 * value:.0f} %"
+
+
 def count(value: float | None) -> str:
     """A large number in short: 79.0k, 1.40M."""
     for size, unit in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
@@ -240,12 +245,34 @@ def _autoencoder_columns(rows: list[Row]) -> list[Column]:
     def value(quantity: str) -> Callable[[Row], float | None]:
         return lambda row: found.value if (found := row.run.measured(quantity)) else None
 
+    def own_distance(row: Row) -> float | None:
+        found = row.run.measured_like("recon_fd_") or row.run.measured_like("recon_fid")
+        return found.value if found else None
+
     psnr, ssim = value("recon_psnr"), value("recon_ssim")
+    perplexity, usage = value("codebook_perplexity"), value("codebook_usage")
+    codes = [
+        Column(
+            "perplexity",
+            lambda row: number(perplexity(row)),
+            perplexity,
+            meaning="Of the codes that the images' latents are rounded to; at most their number.",
+        ),
+        Column("codes used", lambda row: percent(usage(row)), usage, meaning="Share of all codes.", secondary=True),
+    ]
     return [
         _RUN,
         _FACTOR,
         Column("PSNR dB", lambda row: number(psnr(row)), psnr, "higher", "Peak signal-to-noise ratio."),
         Column("SSIM", lambda row: number(ssim(row)), ssim, "higher", "Structural similarity, 1 is identical."),
+        Column(
+            "rFD",
+            lambda row: number(own_distance(row)),
+            own_distance,
+            "lower",
+            "Fréchet distance of images and their own reconstructions (rFID, on Inception).",
+        ),
+        *(codes if any(perplexity(row) for row in rows) else []),
         *_distance_columns(rows, "kid"),
         _floor_column("kid", "KID ×10³", REAL),
         _CPU_MINUTES,
