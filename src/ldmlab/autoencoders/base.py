@@ -9,6 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ldmlab.autoencoders.tiling import Tiles
+from ldmlab.settings import require
+
 
 @dataclass(frozen=True)
 class DiagonalGaussian:
@@ -38,13 +41,15 @@ class Autoencoder(nn.Module):
     `trained_against` are the SHA-256 of the weights of frozen networks that a training loss asked for their opinion, a
     perceptual loss for instance. None of them may judge the result. `codes` is the number of different codes of a
     position, None where latents are continuous. `scaled` tells that mean and deviation came with the weights: measuring
-    keeps them. `settings` is the configuration that builds this autoencoder again, without its weights.
+    keeps them. `settings` is the configuration that builds this autoencoder again, without its weights. `tiles` are set
+    by `tile`.
     """
 
     trained_against: tuple[str, ...] = ()
     codes: int | None = None
     scaled: bool = False
     settings: dict[str, Any] | None = None
+    tiles: Tiles | None = None
     latent_mean: Tensor
     latent_std: Tensor
     latent_min: Tensor
@@ -60,12 +65,44 @@ class Autoencoder(nn.Module):
         self.register_buffer("latent_max", torch.full((latent_channels,), torch.inf))
 
     def encode(self, images: Tensor) -> DiagonalGaussian:
-        """The posterior of latents for images (B, 3, H, W) in [-1, 1]."""
-        raise NotImplementedError
+        """The posterior of latents for images (B, 3, H, W) in [-1, 1]; H and W are divisible by f."""
+        if self.tiles is None:
+            return self.encode_whole(images)
+
+        def moments(tile: Tensor) -> Tensor:
+            posterior = self.encode_whole(tile)
+            return torch.cat([posterior.mean, posterior.std], dim=1)
+
+        mean, std = self.tiles(moments, images, before=self.downsampling_factor, after=1).chunk(2, dim=1)
+        return DiagonalGaussian(mean, std)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Images (B, 3, H, W) for raw latents (B, C, h, w)."""
+        if self.tiles is None:
+            return self.decode_whole(latents)
+        return self.tiles(self.decode_whole, latents, before=1, after=self.downsampling_factor)
+
+    def encode_whole(self, images: Tensor) -> DiagonalGaussian:
+        """`encode`, in one piece: what an autoencoder implements."""
         raise NotImplementedError
+
+    def decode_whole(self, latents: Tensor) -> Tensor:
+        """`decode`, in one piece: what an autoencoder implements."""
+        raise NotImplementedError
+
+    def tile(self, pixels: int | None) -> None:
+        """From now on, larger images go through in tiles of so many pixels a side, a multiple of f; None: in one piece.
+
+        Neighbours share a quarter of a tile or more.
+
+        Raises:
+            SettingError: no tiles of that size are possible.
+        """
+        size, rest = divmod(pixels, self.downsampling_factor)
+        require(
+            size >= 4 and not rest, "tile", f"a multiple of the factor, {4 * self.downsampling_factor} or more,", pixels
+        )
+        self.tiles = Tiles(size, size // 4)
 
     def code_indices(self, latents: Tensor) -> Tensor:
         """The code (B, h, w) of each position of raw latents (B, C, h, w), from 0 to `codes` - 1."""

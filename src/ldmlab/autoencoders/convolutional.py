@@ -36,11 +36,11 @@ class ConvolutionalAutoencoder(Autoencoder):
         self.encoder, self.decoder, self.regularizer = encoder, decoder, regularizer
         self.codes = regularizer.codes
 
-    def encode(self, images: Tensor) -> DiagonalGaussian:
+    def encode_whole(self, images: Tensor) -> DiagonalGaussian:
         """The posterior of latents for images (B, 3, H, W) in [-1, 1]; H and W are divisible by f."""
         return self.regularizer.posterior(self.encoder(images))
 
-    def decode(self, latents: Tensor) -> Tensor:
+    def decode_whole(self, latents: Tensor) -> Tensor:
         """Images (B, 3, H, W) for raw latents (B, C, h, w), which a code rounds first."""
         return self.decoder(self.regularizer.decoder_input(latents))
 
@@ -57,7 +57,7 @@ class ConvolutionalAutoencoder(Autoencoder):
 
     def forward(self, images: Tensor, move: Move = stay) -> Reconstruction:
         """Images (B, 3, H, W) through the autoencoder as in training; `move` is what happens to latents on the way."""
-        latents, penalty, values = self.regularizer(self.encode(images), images.numel(), move)
+        latents, penalty, values = self.regularizer(self.encode_whole(images), images.numel(), move)
         return Reconstruction(self.decoder(latents), penalty, values)
 
 

@@ -262,8 +262,8 @@ class FSQ(Regularizer):
 def code_use(counts: Tensor) -> dict[str, Tensor]:
     """How evenly codes are used that were chosen `counts` (K,) times.
 
-    `codebook_perplexity`, the exponential of the entropy, is K for even use and 1 for a single code; `codebook_usage` is the
-    share of codes chosen at all.
+    `codebook_perplexity`, the exponential of the entropy, is K for even use and 1 for a single code;
+    `codebook_usage` is the share of codes chosen at all.
     """
     shares = counts / counts.sum()
     perplexity = torch.special.entr(shares).sum().exp()

@@ -93,11 +93,11 @@ class TinyAutoencoder(Autoencoder):
         self.encoder = TinyEncoder(latent_channels, encoder_channels, encoder_blocks)
         self.decoder = TinyDecoder(latent_channels, decoder_channels, decoder_blocks)
 
-    def encode(self, images: Tensor) -> DiagonalGaussian:
+    def encode_whole(self, images: Tensor) -> DiagonalGaussian:
         """Latents of images (B, 3, H, W) in [-1, 1], without uncertainty."""
         latents = self.encoder(images)
         return DiagonalGaussian(latents, torch.zeros_like(latents))
 
-    def decode(self, latents: Tensor) -> Tensor:
+    def decode_whole(self, latents: Tensor) -> Tensor:
         """Images (B, 3, H, W) for raw latents (B, C, h, w)."""
         return self.decoder(latents)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -168,15 +168,33 @@ def load_guide(run: Path, model: LatentDiffusion, autoencoder_trained: bool = Tr
 
 def build_autoencoder(config: Config) -> Autoencoder:
     """The autoencoder of a run, untrained unless it is a pretrained one."""
-    return _autoencoder(config["autoencoder"]["network"])
+    return _autoencoder(config["autoencoder"]["network"], config["autoencoder"].get("tile"))
 
 
-def _autoencoder(settings: Config) -> Autoencoder:
+def _autoencoder(settings: Config, tile: int | None, trained_against: Sequence[str] = ()) -> Autoencoder:
     autoencoder = build(settings, "autoencoder.network")
     if not isinstance(autoencoder, Autoencoder):
         raise UserError(f"autoencoder.network._target_: {settings.get('_target_')} is no autoencoder")
     autoencoder.settings = autoencoder.settings or settings
+    autoencoder.trained_against = tuple(trained_against)
+    try:
+        autoencoder.tile(tile)
+    except SettingError as error:
+        raise named("autoencoder", error) from error
     return autoencoder
+
+
+def description_of(autoencoder: Autoencoder) -> Config:
+    """What model.yaml says of an autoencoder, from which it is built again."""
+    return {
+        "autoencoder": autoencoder.settings,
+        "tile": autoencoder.tiles and autoencoder.tiles.size * autoencoder.downsampling_factor,
+        "trained_against": list(autoencoder.trained_against),
+    }
+
+
+def _described(description: Config) -> Autoencoder:
+    return _autoencoder(description["autoencoder"], description.get("tile"), description.get("trained_against", ()))
 
 
 def build_autoencoder_module(config: Config, autoencoder: Autoencoder, budget: Budget) -> AutoencoderModule:
@@ -275,9 +293,8 @@ def fingerprint_of(run: str | Path) -> str:
 def load_autoencoder(run: Path, option: str = "autoencoder_from") -> tuple[Autoencoder, str]:
     """The trained autoencoder of a run, frozen, and its fingerprint."""
     description, weights = _load(run, option)
-    autoencoder = _autoencoder(description["autoencoder"])
+    autoencoder = _described(description)
     autoencoder.load_state_dict(weights, strict=True)
-    autoencoder.trained_against = tuple(description.get("trained_against", ()))
     return autoencoder.requires_grad_(False).eval(), description["fingerprint"]
 
 
@@ -285,9 +302,7 @@ def load_diffusion(run: Path, option: str = "from") -> tuple[LatentDiffusion, Co
     """The trained model of a run, its network being the moving average, and its description."""
     description, weights = _load(run, option)
     info = info_from_dict(description["data"])
-    autoencoder = _autoencoder(description["autoencoder"])
-    autoencoder.trained_against = tuple(description.get("trained_against", ()))
-    model = build_model(description, info, autoencoder)
+    model = build_model(description, info, _described(description))
     model.load_state_dict(weights, strict=True)
     return model.requires_grad_(False).eval(), description
 

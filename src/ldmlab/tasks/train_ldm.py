@@ -204,9 +204,8 @@ def _train_ldm(run: Run, config: Config, quality: Quality, vae_run: Run | None) 
             export,
             run.checkpoints,
             {
-                "autoencoder": autoencoder.settings,
+                **build.description_of(autoencoder),
                 **{key: config[key] for key in ("denoiser", "conditioner", "scheduler", "sampler", "guidance")},
-                "trained_against": list(autoencoder.trained_against),
                 "data": build.info_to_dict(data.info),
             },
         )

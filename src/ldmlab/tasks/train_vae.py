@@ -117,8 +117,7 @@ def _train_vae(run: Run, state: RunState, config: Config, made_by: tuple[str, li
         statistics.start()
         measure_statistics(autoencoder, data, device)
         statistics.stop()
-        description = {"autoencoder": autoencoder.settings, "trained_against": list(autoencoder.trained_against)}
-        fingerprint = build.save_model(autoencoder, run.checkpoints, description)
+        fingerprint = build.save_model(autoencoder, run.checkpoints, build.description_of(autoencoder))
         with budget.aside():
             draw_grid(run.samples / "reconstructions-final.png")
             metrics = measure.measure_real(quality, track)
