@@ -98,11 +98,10 @@ class Autoencoder(nn.Module):
         Raises:
             SettingError: no tiles of that size are possible.
         """
-        size, rest = divmod(pixels, self.downsampling_factor)
-        require(
-            size >= 4 and not rest, "tile", f"a multiple of the factor, {4 * self.downsampling_factor} or more,", pixels
-        )
-        self.tiles = Tiles(size, size // 4)
+        factor = self.downsampling_factor
+        fits = pixels is None or (is_whole(pixels) and pixels >= 4 * factor and pixels % factor == 0)
+        require(fits, "tile", f"null or a multiple of the factor, {4 * factor} or more,", pixels)
+        self.tiles = None if pixels is None else Tiles(pixels // factor, pixels // factor // 4)
 
     def code_indices(self, latents: Tensor) -> Tensor:
         """The code (B, h, w) of each position of raw latents (B, C, h, w), from 0 to `codes` - 1."""

@@ -177,11 +177,16 @@ def _autoencoder(settings: Config, tile: int | None, trained_against: Sequence[s
         raise UserError(f"autoencoder.network._target_: {settings.get('_target_')} is no autoencoder")
     autoencoder.settings = autoencoder.settings or settings
     autoencoder.trained_against = tuple(trained_against)
+    set_tile(autoencoder, tile, "autoencoder.tile")
+    return autoencoder
+
+
+def set_tile(autoencoder: Autoencoder, tile: int | None, option: str) -> None:
+    """Has larger images go through an autoencoder in tiles; `option` names the setting in a UserError."""
     try:
         autoencoder.tile(tile)
     except SettingError as error:
-        raise named("autoencoder", error) from error
-    return autoencoder
+        raise UserError(str(error).replace("tile", option, 1)) from error
 
 
 def description_of(autoencoder: Autoencoder) -> Config:

@@ -62,6 +62,8 @@ def sample(config: Config) -> Path:
     checks.check_measuring(config)
     run = read_run(config["from"], "diffusion", "from")
     model, description = build.load_diffusion(run.path)
+    if config["tile"] is not None:
+        build.set_tile(model.autoencoder, config["tile"], "tile")
     sampler_config = with_overrides(description["sampler"], config["sampler"], "sampler")
     guidance_config = with_overrides(description["guidance"], config["guidance"], "guidance")
     info = build.info_from_dict(description["data"])
