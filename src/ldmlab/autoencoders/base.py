@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ldmlab.autoencoders.tiling import Tiles
-from ldmlab.settings import require
+from ldmlab.settings import is_whole, require
 
 
 @dataclass(frozen=True)
