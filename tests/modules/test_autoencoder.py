@@ -190,12 +190,22 @@ def test_all_that_tells_of_a_collapse_is_logged():
 def test_moved_latents_are_compared_with_moved_images():
     module = AutoencoderModule(autoencoder(KL(0.0)), sgd, ReconstructionLoss(), Equivariance(1.0, 0.5))
     told = batch()
-    sizes = {module.reconstruct(told)[0].shape[-1] for _ in range(20)}
-    assert sizes <= {8, 12, 16}
-    assert len(sizes) > 1
-    images, made = module.reconstruct(told)
-    assert made.images.shape == images.shape
-    assert module.eval().reconstruct(told)[0].shape[-1] == 16
+    moves = [module.draw_move(told) for _ in range(20)]
+    made = [module.reconstruct(told, move) for move in moves]
+    assert {images.shape[-1] for images, _ in made} == {8, 12, 16}
+    assert all(images.shape == reconstruction.images.shape for images, reconstruction in made)
+    assert all(
+        torch.equal(images, move.images(told["image"], 4)) for move, (images, _) in zip(moves, made, strict=True)
+    )
+    sizes = []
+    module.reconstruction = lambda made, images: (sizes.append(images.shape[-1]) or made.mean(), {})
+    module.log_dict = lambda terms: None
+    for step in range(20):
+        module.training_step(told, step)
+    assert set(sizes) == {8, 12, 16}
+    sizes.clear()
+    module.loss(told)
+    assert sizes == [16]
 
 
 def test_the_report_of_latents_says_how_a_code_is_used_and_no_kl():

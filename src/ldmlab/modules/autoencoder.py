@@ -14,7 +14,7 @@ from torch import Tensor
 from ldmlab.autoencoders.adversarial import Adversary, adaptive_factor, hinge_loss
 from ldmlab.autoencoders.base import Autoencoder
 from ldmlab.autoencoders.convolutional import ConvolutionalAutoencoder, Reconstruction
-from ldmlab.autoencoders.equivariance import Equivariance
+from ldmlab.autoencoders.equivariance import Equivariance, Move
 from ldmlab.autoencoders.perceptual import PerceptualLoss
 from ldmlab.autoencoders.regularizers import code_use
 from ldmlab.modules.latent_diffusion import OptimizerFactory
@@ -73,24 +73,29 @@ class AutoencoderModule(L.LightningModule):
         self.reconstruction = reconstruction
         self.equivariance = equivariance
 
-    def reconstruct(self, batch: Batch) -> tuple[Tensor, Reconstruction]:
-        """The images of a batch, moved where moves are drawn, and their reconstructions."""
-        images, factor = batch["image"], self.autoencoder.downsampling_factor
-        move = None
-        if self.equivariance is not None and self.training:
-            move = self.equivariance.draw(images.shape[2] // factor, images.shape[3] // factor)
+    def draw_move(self, batch: Batch) -> Move | None:
+        """How the latents and images of a batch are moved in training."""
+        if self.equivariance is None:
+            return None
+        factor = self.autoencoder.downsampling_factor
+        height, width = (side // factor for side in batch["image"].shape[2:])
+        return self.equivariance.draw(height, width)
+
+    def reconstruct(self, batch: Batch, move: Move | None = None) -> tuple[Tensor, Reconstruction]:
+        """The images of a batch, moved if they are to be, and their reconstructions."""
+        images = batch["image"]
         if move is None:
             return images, self.autoencoder(images)
-        return move.images(images, factor), self.autoencoder(images, move.latents)
+        return move.images(images, self.autoencoder.downsampling_factor), self.autoencoder(images, move.latents)
 
     def loss(self, batch: Batch) -> Tensor:
-        """The training loss of a batch."""
+        """The training loss of a batch that is not moved."""
         images, made = self.reconstruct(batch)
         return self.reconstruction(made.images, images)[0] + made.penalty
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor | None:
         """The training loss of a batch, its terms logged."""
-        images, made = self.reconstruct(batch)
+        images, made = self.reconstruct(batch, self.draw_move(batch))
         loss, terms = self.reconstruction(made.images, images)
         loss = loss + made.penalty
         self.log_terms({"loss": loss, **terms, **made.values})
@@ -149,14 +154,14 @@ class AdversarialAutoencoderModule(AutoencoderModule):
         """What is trained now; steps of one phase cost the same."""
         return self.adversary.phase(self.used())
 
-    def gradients(self, batch: Batch) -> Gradients:
+    def gradients(self, batch: Batch, move: Move | None = None) -> Gradients:
         """What the batch asks of both networks.
 
         Every loss on reconstructions reaches the autoencoder through them. So the losses' gradients are computed at the
         reconstructions first, compared at the decoder's last layer, added up, and go on into the autoencoder together:
         perceptual network and discriminator are passed through once.
         """
-        images, made = self.reconstruct(batch)
+        images, made = self.reconstruct(batch, move)
         # cut off from the autoencoder; a view, since floating-point operations cannot be counted up to a leaf
         cut = made.images.detach().requires_grad_()
         reconstructions = cut.view_as(cut)
@@ -189,13 +194,13 @@ class AdversarialAutoencoderModule(AutoencoderModule):
         return weights.norm()
 
     def loss(self, batch: Batch) -> Tensor:
-        """A scalar whose backward pass is that of a training step: to count what it costs."""
+        """A scalar whose backward pass is that of a training step without a move: to count what it costs."""
         autoencoder, discriminator, _ = self.gradients(batch)
         return autoencoder if discriminator is None else autoencoder + discriminator
 
     def training_step(self, batch: Batch, batch_index: int) -> None:
         """One batch for both networks, and a step of both optimisers when enough batches were accumulated."""
-        autoencoder, discriminator, terms = self.gradients(batch)
+        autoencoder, discriminator, terms = self.gradients(batch, self.draw_move(batch))
         self.manual_backward(autoencoder / self.accumulate)
         if discriminator is not None:
             self.manual_backward(discriminator / self.accumulate)
