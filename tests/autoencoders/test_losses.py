@@ -62,7 +62,25 @@ def test_only_reconstructions_get_a_gradient_and_it_makes_them_more_alike(percep
     assert all(parameter.grad is None for parameter in perceptual.network.parameters())
 
 
-@pytest.mark.parametrize("settings", [{"stages": 0}, {"stages": 8}, {"weight": -1}, {"weight": "much"}])
+def test_a_part_of_the_images_is_compared_enlarged():
+    a, b = images(), images()
+    part = EffNetLite1(stages=2, enlarge=2, crop=0.5)
+    torch.manual_seed(3)
+    value = part(a, b)
+    torch.manual_seed(3)
+    top, left = (int(torch.randint(17, ())) for _ in range(2))
+    corner = [x[:, :, top : top + 16, left : left + 16] for x in (a, b)]
+    enlarged = [F.interpolate(x, scale_factor=2, mode="bicubic") for x in corner]
+    torch.testing.assert_close(value, EffNetLite1(stages=2)(*enlarged))
+    places = {tuple((s.start, s.stop) for s in part._random_part(32, 48)[2:]) for _ in range(100)}
+    assert {stop - start for (start, stop), _ in places} == {16}
+    assert {stop - start for _, (start, stop) in places} == {24}
+    assert len(places) > 50
+
+
+@pytest.mark.parametrize(
+    "settings", [{"stages": 0}, {"stages": 8}, {"weight": -1}, {"weight": "much"}, {"enlarge": 0}, {"crop": 0.0}]
+)
 def test_settings_of_the_perceptual_loss_that_cannot_be_are_named(settings):
     with pytest.raises(ValueError, match=next(iter(settings))):
         EffNetLite1(**settings)

@@ -66,38 +66,44 @@ class EffNetLite1(PerceptualLoss):
 
     Args:
         weight: of the loss.
-        stages: how many stages of the network are compared, from the first at 1/2 of the images' size; 1 to 7.
-        enlarge: images are enlarged so many times first: the network was trained on larger ones than fit a laptop.
-        crop: side of the random part of the images that is looked at, as a share of theirs: the cost falls with its
-            square. Not where they are evaluated.
+        stages: how many stages of the network are compared, from the first at 1/2 of its input's size; 1 to 7.
+        enlarge: images are enlarged so many times first: the network knows larger ones than a laptop trains on.
+        crop: side of the random part of the images that is compared, as a share of theirs. The cost falls with its
+            square.
     """
 
     def __init__(self, weight: float = 1.0, stages: int = 5, enlarge: int = 1, crop: float = 1.0):
         last = len(STAGES)
         require(is_whole(stages) and 1 <= stages <= last, "stages", f"a whole number from 1 to {last}", stages)
+        require(is_whole(enlarge) and enlarge >= 1, "enlarge", "a whole number of 1 or more", enlarge)
+        require(is_number(crop) and 0 < crop <= 1, "crop", "a number above 0, 1 at most,", crop)
         network = load_efficientnet_lite("lite1").fold_batch_norm().to(memory_format=torch.channels_last)
         super().__init__(network, weight)
         self.name = "perceptual_lite1"
         self.trained_against = (VARIANTS["lite1"][2],)
-        self.stages = stages
-        self.enlarge, self.crop = enlarge, crop
+        self.stages, self.enlarge, self.crop = stages, enlarge, crop
 
     def difference(self, reconstructions: Tensor, images: Tensor) -> Tensor:
         """The mean over stages, positions and images of the squared distance of directions."""
-        if self.crop < 1:
-            h, w = (round(side * self.crop) for side in images.shape[2:])
-            top, left = (int(torch.randint(n - m + 1, ())) for n, m in zip(images.shape[2:], (h, w), strict=True))
-            reconstructions, images = (x[:, :, top : top + h, left : left + w] for x in (reconstructions, images))
-        if self.enlarge > 1:
-            reconstructions, images = (
-                F.interpolate(x, scale_factor=self.enlarge, mode="bicubic") for x in (reconstructions, images)
-            )
+        part = self._random_part(*images.shape[2:])
+        got, wanted = reconstructions[part], images[part]
         with torch.no_grad():
-            wanted = self._directions(images)
-        got = self._directions(reconstructions)
-        return torch.stack([(a - b).square().sum(1).mean() for a, b in zip(got, wanted, strict=True)]).mean()
+            directions = self._directions(wanted)
+        pairs = zip(self._directions(got), directions, strict=True)
+        return torch.stack([(a - b).square().sum(1).mean() for a, b in pairs]).mean()
+
+    def _random_part(self, height: int, width: int) -> tuple[slice, ...]:
+        """The place of a random part of images, the same for the whole batch."""
+        place = [slice(None), slice(None)]
+        for side in (height, width):
+            kept = max(1, round(side * self.crop))
+            start = int(torch.randint(side - kept + 1, ())) if kept < side else 0
+            place.append(slice(start, start + kept))
+        return tuple(place)
 
     def _directions(self, images: Tensor) -> list[Tensor]:
+        if self.enlarge > 1:
+            images = F.interpolate(images, scale_factor=self.enlarge, mode="bicubic")
         # the network's own normalisation, (x - 127) / 128 of bytes
         x = ((images.contiguous(memory_format=torch.channels_last) + 1) * 127.5 - 127) / 128
         return [F.normalize(stage, dim=1, eps=1e-6) for stage in self.network.stages(x, self.stages)]

@@ -1,0 +1,138 @@
+"""Is an autoencoder's gain real? What a classifier, trained on real images alone, still recognises in reconstructions.
+
+    python benchmarks/recognition.py runs/autoencoder_losses/*
+
+trains a small network from nothing on the training split of the first run's data, and shows it the validation split as
+each run gives it back. It shares no weights, no architecture and no training data with the networks that losses and
+metrics look through. `same class` is the share of images whose reconstruction it takes for the same class as the image
+itself, whether that is right or not.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+import yaml
+from torch import Tensor, nn
+
+from ldmlab.data.loader import EndlessBatches, in_order
+from ldmlab.errors import UserError
+from ldmlab.tasks import build, measure
+from ldmlab.tasks.console import say
+from ldmlab.tasks.run import read_run
+from ldmlab.types import ImageSource
+
+WIDTHS = (32, 64, 128, 256)
+BATCH = 64
+EPOCHS = 30
+SHIFT = 4  # pixels by which training images are shifted at random
+
+
+class Block(nn.Module):
+    """Two convolutions with batch norm and a residual; halves the size."""
+
+    def __init__(self, channels_in: int, channels_out: int):
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(channels_in, channels_out, 3, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(channels_out),
+            nn.ReLU(),
+            nn.Conv2d(channels_out, channels_out, 3, padding=1, bias=False),
+            nn.BatchNorm2d(channels_out),
+        )
+        self.skip = nn.Sequential(nn.AvgPool2d(2), nn.Conv2d(channels_in, channels_out, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features (B, channels_out, h / 2, w / 2)."""
+        return F.relu(self.body(x) + self.skip(x))
+
+
+def classifier(classes: int) -> nn.Module:
+    """Images (B, 3, H, W) in [-1, 1] to logits (B, classes)."""
+    stem = nn.Sequential(nn.Conv2d(3, WIDTHS[0], 3, padding=1, bias=False), nn.BatchNorm2d(WIDTHS[0]), nn.ReLU())
+    blocks = [Block(a, b) for a, b in zip(WIDTHS[:1] + WIDTHS, WIDTHS, strict=False)]
+    head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.3), nn.Linear(WIDTHS[-1], classes))
+    return nn.Sequential(stem, *blocks, head)
+
+
+def augmented(images: Tensor) -> Tensor:
+    """Mirrored and shifted at random, image by image."""
+    flip = torch.rand(len(images), 1, 1, 1) < 0.5
+    images = torch.where(flip, images.flip(3), images)
+    padded = F.pad(images, [SHIFT] * 4, mode="reflect")
+    size = images.shape[-1]
+    starts = torch.randint(2 * SHIFT + 1, (len(images), 2)).tolist()
+    crops = [image[:, top : top + size, left : left + size] for image, (top, left) in zip(padded, starts, strict=True)]
+    return torch.stack(crops)
+
+
+def train(network: nn.Module, source: ImageSource) -> None:
+    """Trains by stochastic gradient descent with a one-cycle learning rate."""
+    steps = EPOCHS * len(source) // BATCH
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4, nesterov=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=steps)
+    network.train()
+    said = time.monotonic()
+    for step, rows in zip(range(steps), EndlessBatches(len(source), BATCH, seed=0), strict=False):
+        batch = source.__getitems__(rows)
+        loss = F.cross_entropy(network(augmented(batch["image"])), batch["label"], label_smoothing=0.1)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        if time.monotonic() - said > 20:
+            said = time.monotonic()
+            say(f"step {step} of {steps}, loss {loss.item():.3f}")
+
+
+@torch.inference_mode()
+def recognised(network: nn.Module, source: ImageSource, autoencoder: Any = None) -> tuple[Tensor, Tensor]:
+    """The classes (N,) that images of a source, or their reconstructions, are taken for, and those that they are of."""
+    network.eval()
+    found, true = [], []
+    for batch in in_order(source, range(len(source)), BATCH):
+        images = batch["image"] if autoencoder is None else measure.reconstruct(autoencoder, batch["image"])
+        found.append(network(images).argmax(1))
+        true.append(batch["label"])
+    return torch.cat(found), torch.cat(true)
+
+
+def share(hits: Tensor) -> str:
+    """A share in percent with its standard error."""
+    p = hits.double().mean().item()
+    return f"{100 * p:.1f} ± {100 * (p * (1 - p) / len(hits)) ** 0.5:.1f}"
+
+
+def main(paths: list[str]) -> None:
+    """Prints the table."""
+    runs = [read_run(path, "autoencoder", "run") for path in paths if (Path(path) / "config.yaml").exists()]
+    if not runs:
+        raise UserError("recognition: name runs of train-vae")
+    data = build.build_data(runs[0].config)
+    if not data.info.num_classes:
+        raise UserError(f"recognition: data '{data.info.name}' has no labels")
+    torch.manual_seed(0)
+    network = classifier(data.info.num_classes)
+    train(network, data.split("train"))
+    val = data.split("val")
+    own, true = recognised(network, val)
+    print(f"{data.info.name}, {data.info.num_classes} classes, {len(true)} validation images\n")
+    print("| images | right class, % | same class, % |\n| --- | ---: | ---: |")
+    print(f"| real | {share(own == true)} | |")
+    for run in runs:
+        if yaml.safe_dump(run.config["data"]) != yaml.safe_dump(runs[0].config["data"]):
+            raise UserError(f"recognition: {run} is of other data")
+        found, _ = recognised(network, val, build.load_autoencoder(run.path)[0])
+        print(f"| {run.path.name} | {share(found == true)} | {share(found == own)} |")
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except UserError as error:
+        sys.exit(str(error))
