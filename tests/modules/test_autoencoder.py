@@ -213,8 +213,21 @@ def test_the_report_of_latents_says_how_a_code_is_used_and_no_kl():
     for item in batches(30):
         network(item["image"])
     report = latent_report(network.eval(), [item["image"] for item in batches(4)])
-    assert report["codes"] == 16
     assert 1 < report["codebook_perplexity"] <= 16
     assert 0 < report["codebook_usage"] <= 1
     assert "kl_per_channel" not in report
-    assert "kl_per_channel" in latent_report(autoencoder(KL(1.0)), [batch()["image"]])
+
+
+def test_the_report_says_whether_the_statistics_hold_for_other_images():
+    network = autoencoder(KL(1.0)).eval()
+    some, others = batches(150).dataset, [item["image"] for item in batches(150)]
+    network.measure_statistics([torch.stack([item["image"] for item in some])])
+    report = latent_report(network, others)
+    assert all(abs(mean) < 0.02 for mean in report["normalized_mean_per_channel"])
+    assert all(abs(std - 1) < 0.02 for std in report["normalized_std_per_channel"])
+    posterior = network.encode(torch.cat(others))
+    torch.testing.assert_close(torch.tensor(report["kl_per_channel"]), posterior.kl().mean((0, 2, 3)))
+    torch.testing.assert_close(torch.tensor(report["mean_per_channel"]), posterior.mean.mean((0, 2, 3)))
+
+    wrong = latent_report(network, [image + 1 for image in others])
+    assert max(map(abs, wrong["normalized_mean_per_channel"])) > 0.1

@@ -233,27 +233,38 @@ class AdversarialAutoencoderModule(AutoencoderModule):
 
 @torch.inference_mode()
 def latent_report(autoencoder: Autoencoder, batches: Iterable[Tensor]) -> dict[str, float | list[float]]:
-    """What the latents of images (B, 3, H, W) look like: per channel mean, std, KL in nats per value; and the range.
+    """What the latents of images (B, 3, H, W) look like, over all of them.
 
-    A channel with KL near zero carries nothing; a deviation near that of the posterior likewise. Latents without a
-    deviation of their own have no KL; of a code it is told instead how many of its words the images use.
+    Per channel: mean and deviation of the posterior's means; mean and deviation of normalised draws, which are 0 and 1
+    if the statistics measured in training hold for these images; and the KL in nats per value. A channel with KL near
+    zero carries nothing. Latents without a deviation of their own have no KL. And the range; and of a code, how many of
+    its words the images use.
     """
     codes = autoencoder.codes
     counts = torch.zeros(codes or 0, dtype=torch.long)
-    kls, means, stds, low, high = [], [], [], torch.inf, -torch.inf
+    means, stds, kls, low, high = [], [], [], torch.inf, -torch.inf
     for images in batches:
         posterior = autoencoder.encode(images)
+        means.append(posterior.mean.transpose(0, 1).flatten(1).double().cpu())
+        stds.append(posterior.std.transpose(0, 1).flatten(1).double().cpu())
         if posterior.std.any():
-            kls.append(posterior.kl().mean((0, 2, 3)))
-        means.append(posterior.mean.mean((0, 2, 3)))
-        stds.append(posterior.mean.std((0, 2, 3)))
+            kls.append(posterior.kl().transpose(0, 1).flatten(1).cpu())
         low, high = min(low, posterior.mean.min().item()), max(high, posterior.mean.max().item())
         if codes:
             counts += torch.bincount(autoencoder.code_indices(posterior.mean).flatten().cpu(), minlength=codes)
-    channels = {"kl_per_channel": kls, "mean_per_channel": means, "std_per_channel": stds}
+    mean, std = torch.cat(means, 1), torch.cat(stds, 1)
+    drawn = (mean.var(1, correction=0) + std.square().mean(1)).sqrt()  # of draws, without drawing
+    own_mean, own_std = autoencoder.latent_mean.double().cpu(), autoencoder.latent_std.double().cpu()
     report: dict[str, float | list[float]] = {
-        name: torch.stack(values).mean(0).tolist() for name, values in channels.items() if values
+        "mean_per_channel": mean.mean(1).tolist(),
+        "std_per_channel": mean.std(1, correction=0).tolist(),
+        "normalized_mean_per_channel": ((mean.mean(1) - own_mean) / own_std).tolist(),
+        "normalized_std_per_channel": (drawn / own_std).tolist(),
+        "min": low,
+        "max": high,
     }
+    if kls:
+        report["kl_per_channel"] = torch.cat(kls, 1).mean(1).tolist()
     if codes:
-        report |= {"codes": float(codes), **{name: float(value) for name, value in code_use(counts).items()}}
-    return {**report, "min": low, "max": high}
+        report |= {name: float(value) for name, value in code_use(counts).items()}
+    return report

@@ -124,7 +124,7 @@ def _train_vae(run: Run, state: RunState, config: Config, made_by: tuple[str, li
             metrics |= measure.measure_reconstruction(autoencoder, quality, track, fingerprint)
         rows = random_subset(len(val), STATISTICS_IMAGES, 0)
         report = latent_report(autoencoder, (batch["image"].to(device) for batch in in_order(val, rows, 250)))
-        metrics |= code_metrics(report, len(rows))
+        metrics |= code_metrics(report, autoencoder.codes, len(rows))
         log_values(loggers, named_values(report))
         finish(
             run,
@@ -165,9 +165,9 @@ def measure_statistics(autoencoder: Autoencoder, data: ImageData, device: torch.
     torch.set_rng_state(generator_state)
 
 
-def code_metrics(report: dict[str, float | list[float]], samples: int) -> Metrics:
+def code_metrics(report: dict[str, float | list[float]], codes: int | None, samples: int) -> Metrics:
     """How many of its codes an autoencoder uses for images of the validation split; nothing for continuous latents."""
-    manifest = {"split": "val", "samples": samples, "codes": report.get("codes")}
+    manifest = {"split": "val", "samples": samples, "codes": codes}
     return {f"val/{name}": {"value": report[name], "manifest": manifest} for name in CODE_METRICS if name in report}
 
 
