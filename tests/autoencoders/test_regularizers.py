@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
+from two_processes import in_two_processes
 
 from ldmlab.autoencoders.base import DiagonalGaussian
 from ldmlab.autoencoders.regularizers import FSQ, KL, VQ, code_use
@@ -119,6 +120,37 @@ def test_without_restarts_dead_codes_stay_dead():
     for _ in range(12):
         made = quantizer(point(latents), 1)
     assert made.values["codebook_usage"] <= 0.5
+
+
+def quantizer_after(steps, restart_below, rows=slice(None)):
+    torch.manual_seed(0)
+    quantizer = VQ(2, 8, decay=0.5, restart_below=restart_below).train()
+    quantizer.codebook[4:] = 50.0  # dead
+    quantizer.counts.fill_(1.0)
+    quantizer.sums.copy_(quantizer.codebook)
+    quantizer.begun.fill_(True)
+    latents = torch.randn(4, 2, 4, 4)
+    for _ in range(steps):
+        quantizer(point(latents[rows]), 1)
+    return quantizer.state_dict()
+
+
+def half_of_the_latents_each(rank, folder):
+    rows = slice(2 * rank, 2 * rank + 2)
+    states = {restart_below: quantizer_after(4, restart_below, rows) for restart_below in (0.0, 0.3)}
+    torch.save(states, f"{folder}/{rank}.pt")
+
+
+@pytest.mark.slow
+def test_two_processes_keep_one_codebook_of_all_their_latents(tmp_path):
+    in_two_processes(half_of_the_latents_each, tmp_path)
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    for restart_below, state in first.items():
+        assert all(torch.equal(value, second[restart_below][name]) for name, value in state.items())
+    for name, value in quantizer_after(4, restart_below=0.0).items():
+        torch.testing.assert_close(first[0.0][name], value)
+    assert first[0.0]["codebook"].max() == 50
+    assert first[0.3]["codebook"].abs().max() < 5  # the dead ones started again, at latents
 
 
 def test_the_codebook_begins_at_latents_even_if_there_are_fewer_of_them_than_codes():

@@ -45,8 +45,8 @@ def adversarial(used=1.0, optimizer=sgd, accumulate=1, clip=None, regularizer=No
     network = autoencoder(regularizer)
     settings = {"start": 0.2, "heard_from": 0.5, "ramp": 0.0, "weight": 0.7, **settings}
     return AdversarialAutoencoderModule(
-        network, optimizer, ReconstructionLoss("l1", Blur()),
-        adversary=Adversary(PatchDiscriminator(8, 1), optimizer, **settings),
+        network, optimizer, ReconstructionLoss("l1", Blur()), None,
+        Adversary(PatchDiscriminator(8, 1), optimizer, **settings),
         used=lambda: used, accumulate=accumulate, clip=clip,
     )  # fmt: skip
 

@@ -61,6 +61,7 @@ class Equivariance:
         if chance >= self.probability:
             return None
         turns = int(turn * 4)
-        share = self.smallest_scale + scale * (1 - self.smallest_scale)
         sides = (height, width) if turns % 2 == 0 else (width, height)
-        return Move(turns, (max(1, math.ceil(sides[0] * share)), max(1, math.ceil(sides[1] * share))))
+        lowest = [math.ceil(side * self.smallest_scale) for side in sides]
+        size = [low + int(scale * (side - low + 1)) for low, side in zip(lowest, sides, strict=True)]
+        return Move(turns, (size[0], size[1]))

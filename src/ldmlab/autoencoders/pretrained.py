@@ -37,14 +37,19 @@ SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 
 COMPVIS_GROUPS = 32  # of the group norms, which no checkpoint says
 
-# Names of others, as regular expressions, and ours. The first that fits the beginning of what is left of a name is
-# replaced, until nothing is left.
-_RESIDUAL = r"(norm1|conv1|norm2|conv2)"
-DIFFUSERS = [
+# Beginnings of the names of others, as regular expressions, and ours.
+_SHARED = [
     (r"quant_conv", "encoder.to_latent"),
     (r"post_quant_conv", "decoder.from_latent"),
+    (r"quantize\.embedding\.weight", "regularizer.codebook"),
     (r"(encoder|decoder)\.conv_in", r"\1.conv_in"),
-    (r"(encoder|decoder)\.(?:down|up)_blocks\.(\d+)\.resnets\.(\d+)\." + _RESIDUAL, r"\1.levels.\2.blocks.\3.\4"),
+    (r"encoder\.conv_out", "encoder.conv_out"),
+    (r"decoder\.conv_out", "decoder.out"),
+]
+_LAYERS = r"(norm1|conv1|norm2|conv2)"
+DIFFUSERS = [
+    *_SHARED,
+    (r"(encoder|decoder)\.(?:down|up)_blocks\.(\d+)\.resnets\.(\d+)\." + _LAYERS, r"\1.levels.\2.blocks.\3.\4"),
     (r"(encoder|decoder)\.(?:down|up)_blocks\.(\d+)\.resnets\.(\d+)\.conv_shortcut", r"\1.levels.\2.blocks.\3.skip"),
     (r"(encoder|decoder)\.(?:down|up)_blocks\.(\d+)\.attentions\.(\d+)", r"\1.levels.\2.attentions.\3"),
     (r"(encoder|decoder)\.(?:down|up)_blocks\.(\d+)\.(?:down|up)samplers\.0\.conv", r"\1.levels.\2.resample.conv"),
@@ -52,15 +57,10 @@ DIFFUSERS = [
     (r"(encoder|decoder)\.mid_block\.attentions\.0", r"\1.middle.attention"),
     (r"(encoder|decoder)\.mid_block\.resnets\.1", r"\1.middle.last"),
     (r"(encoder|decoder)\.conv_norm_out", r"\1.norm_out"),
-    (r"encoder\.conv_out", "encoder.conv_out"),
-    (r"decoder\.conv_out", "decoder.out"),
-    (r"quantize\.embedding\.weight", "regularizer.codebook"),
 ]
 COMPVIS = [
-    (r"quant_conv", "encoder.to_latent"),
-    (r"post_quant_conv", "decoder.from_latent"),
-    (r"(encoder|decoder)\.conv_in", r"\1.conv_in"),
-    (r"(encoder|decoder)\.(?:down|up)\.(\d+)\.block\.(\d+)\." + _RESIDUAL, r"\1.levels.\2.blocks.\3.\4"),
+    *_SHARED,
+    (r"(encoder|decoder)\.(?:down|up)\.(\d+)\.block\.(\d+)\." + _LAYERS, r"\1.levels.\2.blocks.\3.\4"),
     (r"(encoder|decoder)\.(?:down|up)\.(\d+)\.block\.(\d+)\.nin_shortcut", r"\1.levels.\2.blocks.\3.skip"),
     (r"(encoder|decoder)\.(?:down|up)\.(\d+)\.attn\.(\d+)", r"\1.levels.\2.attentions.\3"),
     (r"(encoder|decoder)\.(?:down|up)\.(\d+)\.(?:down|up)sample\.conv", r"\1.levels.\2.resample.conv"),
@@ -68,9 +68,6 @@ COMPVIS = [
     (r"(encoder|decoder)\.mid\.attn_1", r"\1.middle.attention"),
     (r"(encoder|decoder)\.mid\.block_2", r"\1.middle.last"),
     (r"(encoder|decoder)\.norm_out", r"\1.norm_out"),
-    (r"encoder\.conv_out", "encoder.conv_out"),
-    (r"decoder\.conv_out", "decoder.out"),
-    (r"quantize\.embedding\.weight", "regularizer.codebook"),
 ]
 ATTENTION = {
     **dict.fromkeys(("group_norm", "norm"), "norm"),

@@ -126,23 +126,25 @@ class AdversarialAutoencoderModule(AutoencoderModule):
     batch would count as two of the trainer's steps.
 
     Args:
+        autoencoder, optimizer, reconstruction, equivariance: as for `AutoencoderModule`.
         adversary: the discriminator and its settings.
         used: the share of the budget used so far.
         accumulate: batches to an optimiser step.
         clip: largest norm of all gradients of a network together; None: none.
-        others: as for `AutoencoderModule`.
     """
 
     def __init__(
         self,
-        *others: Any,
+        autoencoder: ConvolutionalAutoencoder,
+        optimizer: OptimizerFactory,
+        reconstruction: ReconstructionLoss,
+        equivariance: Equivariance | None,
         adversary: Adversary,
         used: Callable[[], float],
         accumulate: int = 1,
         clip: float | None = None,
-        **more: Any,
     ):
-        super().__init__(*others, **more)
+        super().__init__(autoencoder, optimizer, reconstruction, equivariance)
         self.automatic_optimization = False
         self.adversary, self.used = adversary, used
         self.discriminator = adversary.discriminator

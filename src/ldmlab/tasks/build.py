@@ -224,7 +224,7 @@ def build_autoencoder_module(config: Config, autoencoder: Autoencoder, budget: B
         optimizer,
         reconstruction,
         equivariance,
-        adversary=adversary,
+        adversary,
         used=lambda: budget.used,
         accumulate=lightning.get("accumulate_grad_batches", 1),
         clip=lightning.get("gradient_clip_val"),
