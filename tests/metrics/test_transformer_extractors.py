@@ -1,4 +1,4 @@
-"""DINOv2, CLIP and LPIPS on stand-ins of a few random weights; the real ones with LDMLAB_NETWORK=1."""
+"""DINOv2 and CLIP on stand-ins of a few random weights; the real ones with LDMLAB_NETWORK=1."""
 
 import json
 
@@ -12,7 +12,6 @@ from ldmlab.errors import UserError
 from ldmlab.metrics.clip_score import CLIPScore
 from ldmlab.metrics.extractors import CLIP, DINOv2
 from ldmlab.metrics.extractors.transformer import resample_positions
-from ldmlab.metrics.reconstruction import LPIPS
 
 transformers = pytest.importorskip("transformers")
 
@@ -146,51 +145,6 @@ def test_a_caption_longer_than_the_model_can_read_is_cut(clip):
     torch.testing.assert_close(score(images(1), [long]), score(images(1), [long[:19]]))
 
 
-@pytest.fixture
-def random_backbones(monkeypatch):
-    """LPIPS with torchvision's networks at random: their weights cannot be downloaded here."""
-    import torchvision.models
-
-    for name in ("alexnet", "squeezenet1_1", "vgg16"):
-        make = getattr(torchvision.models, name)
-
-        def untrained(weights=None, make=make, **kwargs):
-            torch.manual_seed(0)
-            return make(weights=None)
-
-        monkeypatch.setattr(torchvision.models, name, untrained)
-
-
-@pytest.mark.parametrize("network", ["alex", "squeeze"])
-def test_lpips_is_torchmetrics_per_image(network, random_backbones):
-    from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
-
-    x, y = (images(3, 64, seed).float() / 255 for seed in (0, 1))
-    lpips = LPIPS(network)
-    assert lpips.name == f"lpips_{network}"
-    got = lpips(x, y)
-    metric = LearnedPerceptualImagePatchSimilarity(network, normalize=True)
-    assert got.mean() == pytest.approx(metric(x, y).item(), rel=1e-5)
-    assert got.shape == (3,)
-    assert lpips(x, x).abs().max() < 1e-6
-
-
-def test_lpips_offline_and_of_an_unknown_network_end_in_one_line(monkeypatch):
-    import torch.hub
-
-    def offline(*args, **kwargs):
-        raise OSError("Name or service not known")
-
-    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: "/nowhere")
-    monkeypatch.setattr("os.makedirs", lambda *args, **kwargs: None)
-    with pytest.raises(UserError, match=r"metrics.lpips: the weights of vgg") as raised:
-        LPIPS("vgg")
-    assert "\n" not in str(raised.value)
-    with pytest.raises(UserError, match="one of alex, vgg, squeeze"):
-        LPIPS("resnet")
-
-
 @pytest.mark.network
 def test_the_real_dinov2_and_clip_can_be_had():
     assert DINOv2().metric_name("fd") == "fd_dinov2_vitl14"
@@ -201,9 +155,3 @@ def test_the_real_dinov2_and_clip_can_be_had():
     red[:, 0] = 255
     told = score(red, ["a red square", "a photo of a cat"])
     assert told[0] > told[1]
-
-
-@pytest.mark.network
-def test_the_real_lpips_can_be_had():
-    x = torch.rand(1, 3, 64, 64)
-    assert LPIPS("alex")(x, x).item() == pytest.approx(0, abs=1e-6)

@@ -8,11 +8,11 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from safetensors.torch import save_file
 
-from ldmlab.autoencoders import pretrained
 from ldmlab.autoencoders.convolutional import PaperAutoencoder
 from ldmlab.autoencoders.regularizers import KL, VQ
 from ldmlab.errors import UserError
 from ldmlab.hydra_app import find_folder
+from ldmlab.interop import autoencoders as interop
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -110,14 +110,14 @@ def assert_equal_functions(ours, theirs, factor):
 def test_a_diffusers_folder_gives_the_same_latents_and_images(name, tmp_path):
     theirs = small(name)
     theirs.save_pretrained(tmp_path)
-    assert_equal_functions(pretrained.load(str(tmp_path), 4), theirs, 4)
+    assert_equal_functions(interop.load(str(tmp_path), 4), theirs, 4)
 
 
 def test_an_autoencoder_in_a_pipeline_s_folder_is_found(tmp_path):
     theirs = small("kl")
     theirs.save_pretrained(tmp_path / "vae")
     (tmp_path / "model_index.json").write_text("{}")
-    assert_equal_functions(pretrained.load(str(tmp_path), 4), theirs, 4)
+    assert_equal_functions(interop.load(str(tmp_path), 4), theirs, 4)
 
 
 def test_the_tiny_autoencoder_gives_the_same_latents_and_images(tmp_path):
@@ -128,13 +128,13 @@ def test_the_tiny_autoencoder_gives_the_same_latents_and_images(tmp_path):
         )
     )  # fmt: skip
     theirs.save_pretrained(tmp_path)
-    assert_equal_functions(pretrained.load(str(tmp_path), 4), theirs, 4)
+    assert_equal_functions(interop.load(str(tmp_path), 4), theirs, 4)
 
 
 def test_scaling_is_that_of_the_folder_unless_it_is_to_be_measured(tmp_path):
     theirs = small("kl, as in Stable Diffusion 3")
     theirs.save_pretrained(tmp_path)
-    ours = pretrained.load(str(tmp_path), 4)
+    ours = interop.load(str(tmp_path), 4)
     latents = torch.randn(2, 3, 4, 4)
     expected = (latents - theirs.config.shift_factor) * theirs.config.scaling_factor
     torch.testing.assert_close(ours.normalize(latents), expected)
@@ -142,7 +142,7 @@ def test_scaling_is_that_of_the_folder_unless_it_is_to_be_measured(tmp_path):
     ours.measure_statistics(images)
     torch.testing.assert_close(ours.normalize(latents), expected)
 
-    measured = pretrained.load(str(tmp_path), 4, scaling="measured")
+    measured = interop.load(str(tmp_path), 4, scaling="measured")
     measured.measure_statistics(images)
     normalised = measured.normalize(measured.encode(images[0]).sample())
     assert normalised.mean((0, 2, 3)).abs().max() < 0.05
@@ -195,8 +195,8 @@ def test_a_checkpoint_of_compvis_gives_the_same_latents_and_images(name, whole_m
         state |= {"scale_factor": torch.tensor(0.25), "model.diffusion_model.time_embed.0.weight": torch.zeros(2)}
     file = tmp_path / "model.ckpt"
     torch.save({"state_dict": state, "global_step": 7}, file)
-    monkeypatch.setattr(pretrained, "COMPVIS_GROUPS", 4)  # 32 in every published one, which needs wider networks
-    ours = pretrained.load(str(file), 4)
+    monkeypatch.setattr(interop, "COMPVIS_GROUPS", 4)  # 32 in every published one, which needs wider networks
+    ours = interop.load(str(file), 4)
     assert_equal_functions(ours, theirs, 4)
     assert ours.scaled is whole_model
     if whole_model:
@@ -204,12 +204,12 @@ def test_a_checkpoint_of_compvis_gives_the_same_latents_and_images(name, whole_m
 
     safe = tmp_path / "model.safetensors"
     save_file({key: value.contiguous() for key, value in state.items()}, safe)
-    assert_equal_functions(pretrained.load(str(safe), 4), theirs, 4)
+    assert_equal_functions(interop.load(str(safe), 4), theirs, 4)
 
 
 def test_a_loaded_autoencoder_is_built_again_from_its_settings(tmp_path):
     small("vq, attention").save_pretrained(tmp_path)
-    ours = pretrained.load(str(tmp_path), 4)
+    ours = interop.load(str(tmp_path), 4)
     again = instantiate(ours.settings, _convert_="all")
     again.load_state_dict(ours.state_dict())
     latents = torch.randn(1, 3, 4, 4)
@@ -220,33 +220,46 @@ def test_a_loaded_autoencoder_is_built_again_from_its_settings(tmp_path):
 def test_what_cannot_be_loaded_ends_in_one_line(tmp_path):
     small("kl").save_pretrained(tmp_path / "right")
     with pytest.raises(ValueError, match=r"downsamples by 4, not by 8: use downsampling=f4"):
-        pretrained.load(str(tmp_path / "right"), 8)
+        interop.load(str(tmp_path / "right"), 8)
     with pytest.raises(UserError, match="no such folder or file"):
-        pretrained.load(str(tmp_path / "none"), 4)
+        interop.load(str(tmp_path / "none"), 4)
     with pytest.raises(UserError, match="no such file"):
-        pretrained.load(str(tmp_path / "none.ckpt"), 4)
+        interop.load(str(tmp_path / "none.ckpt"), 4)
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="holds no AutoencoderKL"):
-        pretrained.load(str(tmp_path / "empty"), 4)
+        interop.load(str(tmp_path / "empty"), 4)
     (tmp_path / "broken.ckpt").write_bytes(b"nothing")
     with pytest.raises(UserError, match=r"broken\.ckpt"):
-        pretrained.load(str(tmp_path / "broken.ckpt"), 4)
+        interop.load(str(tmp_path / "broken.ckpt"), 4)
     save_file({"weight": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(UserError, match="not those of such an autoencoder"):
-        pretrained.load(str(tmp_path / "other.safetensors"), 4)
+        interop.load(str(tmp_path / "other.safetensors"), 4)
     (tmp_path / "right" / "diffusion_pytorch_model.safetensors").unlink()
     with pytest.raises(UserError, match="has no weights"):
-        pretrained.load(str(tmp_path / "right"), 4)
+        interop.load(str(tmp_path / "right"), 4)
 
 
 def test_pickles_that_hold_more_than_weights_are_not_opened(tmp_path):
     torch.save({"state_dict": {}, "callback": KL}, tmp_path / "model.ckpt")
     with pytest.raises(UserError, match="holds more than weights"):
-        pretrained.load(str(tmp_path / "model.ckpt"), 4)
+        interop.load(str(tmp_path / "model.ckpt"), 4)
 
 
 def test_an_untrained_network_of_the_paper_has_its_published_structure():
     ours = PaperAutoencoder(4, 3, VQ(3, 16), channels=8, channel_multipliers=(1, 2, 2), groups=4)
     theirs = small("vq")
-    names = set(pretrained.renamed(theirs.state_dict(), pretrained.DIFFUSERS))
+    names = set(interop.renamed(theirs.state_dict(), interop.DIFFUSERS))
     assert names == {name for name, _ in ours.named_parameters()} | {"regularizer.codebook"}
+
+
+@pytest.mark.network
+def test_an_autoencoder_of_the_hub_can_be_had():
+    ours = interop.load("madebyollin/taesd", 8)
+    assert ours.encode(torch.zeros(1, 3, 64, 64)).mean.shape == (1, 4, 8, 8)
+
+
+def test_without_a_network_an_address_ends_in_one_line(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(UserError, match=r"autoencoder.path: nobody/nothing could not be loaded") as raised:
+        interop.load("nobody/nothing", 8)
+    assert "\n" not in str(raised.value)

@@ -138,9 +138,3 @@ def test_a_pretrained_autoencoder_is_measured_and_diffused_without_training(fold
         "train-vae", "autoencoder=pretrained", f"autoencoder.path={folder_of_diffusers.with_name('gone')}",
         *common, "downsampling=f8", "study=t", "name=w",
     )  # fmt: skip
-
-
-def test_an_autoencoder_that_was_trained_in_tiles_of_no_use_is_refused(ldmlab):
-    assert "autoencoder.tile: null or a multiple" in ldmlab.error(
-        "train-vae", *TINY_VAE, "autoencoder.tile=7", "study=t"
-    )

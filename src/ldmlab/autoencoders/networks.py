@@ -122,28 +122,14 @@ class Level(nn.Module):
         return self.resample(x)
 
 
-class Downsample(nn.Module):
+def downsample(channels: int) -> nn.Module:
     """Convolution of stride 2, padded at the right and at the bottom alone, as the published weights need it."""
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, stride=2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Features (B, C, h, w) at half the size."""
-        return self.conv(F.pad(x, (0, 1, 0, 1)))
+    return nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(channels, channels, 3, stride=2))
 
 
-class Upsample(nn.Module):
+def upsample(channels: int) -> nn.Module:
     """Nearest neighbours, then a convolution: (B, C, h, w) to (B, C, 2h, 2w)."""
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Features (B, C, h, w) at double the size."""
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+    return nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(channels, channels, 3, padding=1))
 
 
 class Middle(nn.Module):
@@ -193,7 +179,7 @@ class PaperEncoder(nn.Module):
                 width,
                 blocks,
                 level in attention_levels,
-                nn.Identity() if level == last else Downsample(width),
+                nn.Identity() if level == last else downsample(width),
                 groups,
             )
             for level, width in enumerate(widths)
@@ -240,7 +226,7 @@ class PaperDecoder(nn.Module):
                 widths[level],
                 blocks + 1,
                 level in attention_levels,
-                Upsample(widths[level]) if level else nn.Identity(),
+                upsample(widths[level]) if level else nn.Identity(),
                 groups,
             )
             for level in reversed(range(len(widths)))

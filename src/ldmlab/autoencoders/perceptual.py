@@ -49,7 +49,8 @@ class LPIPS(PerceptualLoss):
     """LPIPS on the VGG network, or another that it knows; its weights are downloaded once."""
 
     def __init__(self, network: str = "vgg", weight: float = 1.0):
-        super().__init__(load_lpips(network, "autoencoder.perceptual.network"), weight)
+        instead = "autoencoder/perceptual=effnet_lite1"
+        super().__init__(load_lpips(network, "autoencoder.perceptual.network", instead), weight)
         self.name = f"lpips_{network}"
         self.trained_against = (digest_of(self.network),)
 

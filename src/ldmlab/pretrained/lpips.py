@@ -11,14 +11,14 @@ from ldmlab.errors import UserError
 NETWORKS = ("alex", "vgg", "squeeze")
 
 
-def load_lpips(network: str, option: str) -> Any:
+def load_lpips(network: str, option: str, instead: str) -> Any:
     """The frozen network of LPIPS (Zhang et al. 2018) for "alex", "vgg" or "squeeze".
 
     Its ImageNet weights are torchvision's, in torch.hub's cache or downloaded to it. `option` is the setting that asked
-    for it. Raises `UserError` where they cannot be had.
+    for it, `instead` what does without. Raises `UserError` where they cannot be had.
     """
     if network not in NETWORKS:
-        raise UserError(f"{option}: one of {', '.join(NETWORKS)} or null, not {network}")
+        raise UserError(f"{option}: one of {', '.join(NETWORKS)} is needed, or {instead}, not {network}")
     from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
     try:
@@ -29,6 +29,6 @@ def load_lpips(network: str, option: str) -> Any:
     except (OSError, RuntimeError) as error:
         raise UserError(
             f"{option}: the weights of {network} could not be downloaded ({str(error).splitlines()[0]}): "
-            f"run once where there is internet and copy {torch.hub.get_dir()}/checkpoints, or {option}=null"
+            f"run once where there is internet and copy {torch.hub.get_dir()}/checkpoints, or {instead}"
         ) from error
     return net.eval().requires_grad_(False)

@@ -1,0 +1,1 @@
+"""To and from what others use: folders of diffusers, checkpoints of CompVis."""
