@@ -125,6 +125,15 @@ def write_parquet(folder, images, **columns):
             ["train-vae", "autoencoder/adversarial=patchgan", "autoencoder.adversarial.start=0.9"],
             "adversarial.heard_from",
         ),
+        (
+            [
+                "train-vae",
+                "autoencoder/adversarial=patchgan",
+                "autoencoder.adversarial.discriminator.layers=4",
+                "autoencoder/equivariance=eq_vae",
+            ],
+            "autoencoder: Calculated padded input size",
+        ),
         (["train-vae", "autoencoder=vq", "autoencoder.codes=1"], "autoencoder.network.regularizer.codes: "),
         (["train-vae", "autoencoder=fsq", "autoencoder.network.latent_channels=3"], "regularizer.levels: 3 whole"),
         (["train-vae", "autoencoder.pixel_loss=l2"], "autoencoder.pixel_loss: one of l1, mse"),

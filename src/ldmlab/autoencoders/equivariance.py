@@ -62,6 +62,9 @@ class Equivariance:
             return None
         turns = int(turn * 4)
         sides = (height, width) if turns % 2 == 0 else (width, height)
-        lowest = [math.ceil(side * self.smallest_scale) for side in sides]
-        size = [low + int(scale * (side - low + 1)) for low, side in zip(lowest, sides, strict=True)]
+        size = [low + int(scale * (side - low + 1)) for low, side in zip(self.lowest(*sides), sides, strict=True)]
         return Move(turns, (size[0], size[1]))
+
+    def lowest(self, height: int, width: int) -> tuple[int, int]:
+        """The smallest size of moved latents."""
+        return math.ceil(height * self.smallest_scale), math.ceil(width * self.smallest_scale)

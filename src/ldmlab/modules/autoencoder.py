@@ -73,13 +73,18 @@ class AutoencoderModule(L.LightningModule):
         self.reconstruction = reconstruction
         self.equivariance = equivariance
 
+    def latent_size(self, batch: Batch) -> tuple[int, int]:
+        """Height and width of the latents of a batch."""
+        height, width = (side // self.autoencoder.downsampling_factor for side in batch["image"].shape[2:])
+        return height, width
+
     def draw_move(self, batch: Batch) -> Move | None:
         """How the latents and images of a batch are moved in training."""
-        if self.equivariance is None:
-            return None
-        factor = self.autoencoder.downsampling_factor
-        height, width = (side // factor for side in batch["image"].shape[2:])
-        return self.equivariance.draw(height, width)
+        return None if self.equivariance is None else self.equivariance.draw(*self.latent_size(batch))
+
+    def smallest_move(self, batch: Batch) -> Move | None:
+        """The move that leaves least of a batch."""
+        return None if self.equivariance is None else Move(0, self.equivariance.lowest(*self.latent_size(batch)))
 
     def reconstruct(self, batch: Batch, move: Move | None = None) -> tuple[Tensor, Reconstruction]:
         """The images of a batch, moved if they are to be, and their reconstructions."""
@@ -88,10 +93,14 @@ class AutoencoderModule(L.LightningModule):
             return images, self.autoencoder(images)
         return move.images(images, self.autoencoder.downsampling_factor), self.autoencoder(images, move.latents)
 
-    def loss(self, batch: Batch) -> Tensor:
-        """The training loss of a batch that is not moved."""
-        images, made = self.reconstruct(batch)
+    def loss(self, batch: Batch, move: Move | None = None) -> Tensor:
+        """The training loss of a batch, moved if it is to be."""
+        images, made = self.reconstruct(batch, move)
         return self.reconstruction(made.images, images)[0] + made.penalty
+
+    def hardest_loss(self, batch: Batch) -> Tensor:
+        """The loss with all that training may bring, and as small as images become: to try whether it can be had."""
+        return self.loss(batch, self.smallest_move(batch))
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor | None:
         """The training loss of a batch, its terms logged."""
@@ -156,13 +165,15 @@ class AdversarialAutoencoderModule(AutoencoderModule):
         """What is trained now; steps of one phase cost the same."""
         return self.adversary.phase(self.used())
 
-    def gradients(self, batch: Batch, move: Move | None = None) -> Gradients:
-        """What the batch asks of both networks.
+    def gradients(self, batch: Batch, move: Move | None = None, used: float | None = None) -> Gradients:
+        """What the batch asks of both networks, once the share `used` of the budget is used; None: as much as is.
 
         Every loss on reconstructions reaches the autoencoder through them. So the losses' gradients are computed at the
         reconstructions first, compared at the decoder's last layer, added up, and go on into the autoencoder together:
         perceptual network and discriminator are passed through once.
         """
+        used = self.used() if used is None else used
+        phase = self.adversary.phase(used)
         images, made = self.reconstruct(batch, move)
         # cut off from the autoencoder; a view, since floating-point operations cannot be counted up to a leaf
         cut = made.images.detach().requires_grad_()
@@ -172,17 +183,17 @@ class AdversarialAutoencoderModule(AutoencoderModule):
         terms = {"loss": loss + made.penalty, **terms, **made.values}
         discriminator_loss = None
 
-        if self.phase != "reconstruction":
+        if phase != "reconstruction":
             real, fake = self.discriminator(images), self.discriminator(reconstructions)
             discriminator_loss = hinge_loss(real, fake)
             terms |= {"logits_real": real.mean(), "logits_fake": fake.mean()}
             terms["discriminator_loss"] = discriminator_loss
-        if self.phase == "adversarial":
+        if phase == "adversarial":
             (adversarial,) = torch.autograd.grad(-fake.mean(), reconstructions, retain_graph=True)
             norm = self._last_layer_norm(made.images, gradient)
             adversarial_norm = self._last_layer_norm(made.images, adversarial)
             factor = adaptive_factor(norm, adversarial_norm, self.adversary.largest_factor)
-            weight = self.adversary.weight_at(self.used())
+            weight = self.adversary.weight_at(used)
             gradient = gradient + weight * factor * adversarial
             terms |= {"adaptive_factor": factor, "adversarial_weight": torch.tensor(weight)}
             terms |= {"gradient_norm_reconstruction": norm, "gradient_norm_adversarial": adversarial_norm}
@@ -195,10 +206,14 @@ class AdversarialAutoencoderModule(AutoencoderModule):
         )
         return weights.norm()
 
-    def loss(self, batch: Batch) -> Tensor:
-        """A scalar whose backward pass is that of a training step without a move: to count what it costs."""
-        autoencoder, discriminator, _ = self.gradients(batch)
+    def loss(self, batch: Batch, move: Move | None = None, used: float | None = None) -> Tensor:
+        """A scalar whose backward pass is that of a training step: to count what it costs. See `gradients`."""
+        autoencoder, discriminator, _ = self.gradients(batch, move, used)
         return autoencoder if discriminator is None else autoencoder + discriminator
+
+    def hardest_loss(self, batch: Batch) -> Tensor:
+        """The same with the discriminator, whenever that starts."""
+        return self.loss(batch, self.smallest_move(batch), used=1.0)
 
     def training_step(self, batch: Batch, batch_index: int) -> None:
         """One batch for both networks, and a step of both optimisers when enough batches were accumulated."""

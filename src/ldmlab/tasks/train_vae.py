@@ -144,14 +144,14 @@ def _train_vae(run: Run, state: RunState, config: Config, made_by: tuple[str, li
 
 
 def try_out(module: AutoencoderModule, image_size: int) -> None:
-    """Computes one loss, leaving no trace: in evaluation no codebook begins.
+    """Computes one loss with all that training may bring, leaving no trace: in evaluation no codebook begins.
 
     Raises:
         UserError: something does not fit together.
     """
     image = torch.zeros(2, 3, image_size, image_size)
     module.eval()
-    build.try_out("autoencoder", lambda: (module.configure_optimizers(), module.loss({"image": image})))
+    build.try_out("autoencoder", lambda: (module.configure_optimizers(), module.hardest_loss({"image": image})))
     module.train()
 
 
