@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+from ldmlab.tasks.comparison.columns import ABSENT, distance, number
 from ldmlab.tasks.comparison.rows import Row, by_series
-from ldmlab.tasks.comparison.tables import ABSENT, Table, distance, number
+from ldmlab.tasks.comparison.tables import Table
 
 
 def markdown(table: Table) -> str:

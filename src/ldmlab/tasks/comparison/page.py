@@ -11,9 +11,10 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
+from ldmlab.tasks.comparison.columns import count, distance
 from ldmlab.tasks.comparison.plots import RunStyle, plots_of, run_styles
 from ldmlab.tasks.comparison.runs import Findings, Run
-from ldmlab.tasks.comparison.tables import DataGroup, Table, count, distance
+from ldmlab.tasks.comparison.tables import DataGroup, Table
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 

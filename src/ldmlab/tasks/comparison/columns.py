@@ -1,0 +1,258 @@
+"""Columns of the comparison's tables: what a row shows, and how numbers are written."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from ldmlab.tasks.comparison.rows import REAL, RECONSTRUCTION, Headline, Row
+from ldmlab.tasks.comparison.runs import Measurement
+
+ABSENT = "–"
+PAIRS = (("precision", "recall"), ("density", "coverage"))
+"""Fidelity and diversity, of 5 neighbours."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: `text` is what a cell shows, `value` what "best" is decided by.
+
+    `secondary` columns give way when a terminal is narrow.
+    """
+
+    heading: str
+    text: Callable[[Row], str]
+    value: Callable[[Row], float | None] = lambda row: None
+    better: Literal["lower", "higher"] | None = None
+    meaning: str = ""
+    secondary: bool = False
+    numeric: bool = True
+
+    def best(self, rows: Sequence[Row]) -> float | None:
+        """The best value among rows; None where there is nothing to choose from."""
+        values = [v for row in rows if (v := self.value(row)) is not None and math.isfinite(v)]
+        if self.better is None or len(values) < 2:
+            return None
+        return min(values) if self.better == "lower" else max(values)
+
+
+def number(value: float | None, at_least: int = 0) -> str:
+    """Three significant digits, never an exponent, and `at_least` so many decimals."""
+    if value is None:
+        return ABSENT
+    if not math.isfinite(value):
+        return "not finite"
+    decimals = 2 - math.floor(math.log10(abs(value))) if value else 1
+    return f"{value:.{max(at_least, min(decimals, 6), 0)}f}"
+
+
+def percent(value: float | None) -> str:
+    """A share as a whole percentage."""
+    return ABSENT if value is None else f"{100 * value:.0f} %"
+
+
+def count(value: float | None) -> str:
+    """A large number in short: 79.0k, 1.40M."""
+    for size, unit in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value is not None and abs(value) >= size:
+            return number(value / size) + unit
+    return ABSENT if value is None else f"{value:g}"
+
+
+def distance(measurement: Measurement | None, kind: Headline = "kid") -> str:
+    """A distance with its standard error. Kernel distances are shown in thousandths, as is usual."""
+    if measurement is None:
+        return ABSENT
+    scale = 1e3 if kind == "kid" else 1.0
+    value, error = measurement.value * scale, (measurement.standard_error or 0.0) * scale
+    if not error or not math.isfinite(value) or not math.isfinite(error):
+        return number(value)
+    decimals = max(0, 1 - math.floor(math.log10(error)))  # two digits of the error say all that the value knows
+    return f"{value:.{decimals}f} ± {error:.{decimals}f}"
+
+
+def guidance(row: Row) -> str:
+    """Guidance scale, and whatever else the guidance was told."""
+    told = row.manifest.get("guidance")
+    if not isinstance(told, dict):
+        return ABSENT if told is None else str(told)
+    if told.get("name") == "NoGuidance":
+        return "none"
+    usual = {"start": 0.0, "stop": 1.0, "rescale": 0.0, "batched": True, "name": "ClassifierFree"}
+    others = [
+        f"{key} {value}"
+        for key, value in told.items()
+        if key != "scale" and value is not None and value != usual.get(key)
+    ]
+    return ", ".join([*([f"{told['scale']:g}"] if "scale" in told else []), *others]) or ABSENT
+
+
+def diffusion_columns(rows: list[Row], headline: Headline | None) -> list[Column]:
+    """The columns of a table of diffusion models."""
+    kind: Headline = headline or "kid"
+    unit = "KID ×10³" if kind == "kid" else "FD"
+    guided = any(row.manifest.get("guidance") is not None for row in rows)
+    return [
+        _RUN,
+        _FACTOR,
+        Column("sampler@steps", lambda row: row.setting or ABSENT, numeric=False),
+        *([Column("guidance", guidance, meaning="Guidance scale.", secondary=True)] if guided else []),
+        *_distance_columns(rows, headline),
+        *(_floor_column(kind, unit, detail) for detail in _FLOORS),
+        *(_floor_column("frechet", "FD", detail) for detail in _FLOORS if kind == "kid"),
+        *(_pair_column(*names) for names in PAIRS if any(row.other(f"{names[0]}_k5") is not None for row in rows)),
+        Column(
+            "images/s",
+            lambda row: number(row.speed("images_per_s")),
+            lambda row: row.speed("images_per_s"),
+            "higher",
+            "Images sampled and decoded a second.",
+        ),
+        Column(
+            "NFE",
+            lambda row: str(row.manifest.get("nfe", ABSENT)),
+            meaning="Evaluations of the denoiser for an image.",
+        ),
+        _CPU_MINUTES,
+        _MINUTES,
+        Column(
+            "images seen",
+            lambda row: count(row.run.cost.get("images")),
+            meaning="Training images that went through the denoiser.",
+            secondary=True,
+        ),
+        _PARAMETERS,
+        _SEED,
+    ]
+
+
+def autoencoder_columns(rows: list[Row]) -> list[Column]:
+    """The columns of a table of autoencoders."""
+
+    def value(quantity: str) -> Callable[[Row], float | None]:
+        return lambda row: found.value if (found := row.run.measured(quantity)) else None
+
+    def own_distance(row: Row) -> float | None:
+        found = row.run.measured_like("recon_fd_") or row.run.measured_like("recon_fid")
+        return found.value if found else None
+
+    psnr, ssim = value("recon_psnr"), value("recon_ssim")
+    perplexity, usage = value("codebook_perplexity"), value("codebook_usage")
+    codes = [
+        Column(
+            "perplexity",
+            lambda row: number(perplexity(row)),
+            perplexity,
+            meaning="Of the codes that the images' latents are rounded to; at most their number.",
+        ),
+        Column("codes used", lambda row: percent(usage(row)), usage, meaning="Share of all codes.", secondary=True),
+    ]
+    return [
+        _RUN,
+        _FACTOR,
+        Column("PSNR dB", lambda row: number(psnr(row)), psnr, "higher", "Peak signal-to-noise ratio."),
+        Column("SSIM", lambda row: number(ssim(row)), ssim, "higher", "Structural similarity, 1 is identical."),
+        Column(
+            "rFD",
+            lambda row: number(own_distance(row)),
+            own_distance,
+            "lower",
+            "Fréchet distance of images and their own reconstructions (rFID, on Inception).",
+        ),
+        *(codes if any(perplexity(row) for row in rows) else []),
+        *_distance_columns(rows, "kid"),
+        _floor_column("kid", "KID ×10³", REAL),
+        _CPU_MINUTES,
+        _MINUTES,
+        Column("images seen", lambda row: count(row.run.cost.get("images")), secondary=True),
+        _PARAMETERS,
+        _SEED,
+    ]
+
+
+def _distance_columns(rows: list[Row], headline: Headline | None) -> list[Column]:
+    """KID, its N, and one column of Fréchet distances for every N: a column never mixes two of them."""
+    kid = [
+        Column(
+            "KID ×10³",
+            lambda row: distance(row.kid),
+            lambda row: row.kid.value if row.kid else None,
+            "lower",
+            "Kernel distance in thousandths ± standard error; unbiased, so comparable across N.",
+        ),
+        Column(
+            "N",
+            lambda row: str((m and m.samples) or ABSENT) if (m := row.kid or row.frechet) else ABSENT,
+            meaning="Images sampled for the distance.",
+            secondary=True,
+        ),
+    ]
+    kinds = {(m.quantity, m.samples) for row in rows if (m := row.frechet)}
+    frechet = [_frechet_column(*kind) for kind in sorted(kinds, key=lambda kind: (kind[0], kind[1] or 0))]
+    return [*frechet, *kid] if headline == "frechet" else [*kid, *frechet]
+
+
+def _frechet_column(quantity: str, samples: int | None) -> Column:
+    def mine(row: Row) -> Measurement | None:
+        same = row.frechet and (row.frechet.quantity, row.frechet.samples) == (quantity, samples)
+        return row.frechet if same else None
+
+    return Column(
+        f"{'FID' if quantity == 'fid' else 'FD'} (N={samples or 'unknown'})",
+        lambda row: distance(mine(row), "frechet"),
+        lambda row: found.value if (found := mine(row)) else None,
+        "lower",
+        "Fréchet distance; biased by N, so comparable within this column only.",
+    )
+
+
+def _pair_column(fidelity: str, diversity: str) -> Column:
+    """Two of the four metrics of neighbours, which say little apart: fidelity alone rises under blur."""
+
+    def text(row: Row) -> str:
+        pair = [row.other(f"{name}_k5") for name in (fidelity, diversity)]
+        return ABSENT if None in pair else " / ".join(number(value, 2) for value in pair)
+
+    meaning = f"{fidelity.capitalize()} and {diversity} of 5 neighbours; both depend on N."
+    return Column(f"{fidelity} / {diversity}", text, meaning=meaning, secondary=True)
+
+
+def _floor(row: Row, kind: Headline, detail: str) -> str:
+    return distance(row.floor(kind, detail), kind).partition(" ±")[0]  # its error is among the run's details
+
+
+def _floor_column(kind: Headline, unit: str, detail: str) -> Column:
+    name, meaning = _FLOORS[detail]
+    return Column(f"floor: {name} {unit}", lambda row: _floor(row, kind, detail), meaning=meaning, secondary=True)
+
+
+def _parameters(row: Row) -> str:
+    parts = row.run.parameters
+    own, other = ("denoiser", "autoencoder") if row.run.stage == "diffusion" else ("autoencoder", "")
+    return " + ".join(count(parts[key]) for key in (own, other) if parts.get(key)) or ABSENT
+
+
+_FLOORS = {
+    RECONSTRUCTION: (
+        "recon.",
+        "The same distance for images that only went through the autoencoder: no sampler gets below it.",
+    ),
+    REAL: ("real", "The same distance of further real images, as many, that are not among the reference."),
+}
+_RUN = Column("run", lambda row: row.run.label, numeric=False)
+_FACTOR = Column("f", lambda row: f"f{row.run.factor}" if row.run.factor else ABSENT, meaning="Downsampling factor.")
+_CPU_MINUTES = Column(
+    "CPU min",
+    lambda row: ("≥ " if row.run.autoencoder_cost_unknown else "") + number(row.cpu_minutes),
+    meaning="Processor minutes of training, the autoencoder's included.",
+)
+_MINUTES = Column(
+    "min",
+    lambda row: ABSENT if (seconds := row.run.total_cost("seconds")) is None else number(seconds / 60),
+    meaning="Minutes of training on the clock, the autoencoder's included.",
+    secondary=True,
+)
+_PARAMETERS = Column("parameters", _parameters, meaning="Denoiser + autoencoder.", secondary=True)
+_SEED = Column("seed", lambda row: ABSENT if row.run.seed is None else str(row.run.seed), secondary=True)
