@@ -129,7 +129,7 @@ def test_a_bound_that_cannot_be_measured_is_refused(copy_of_trained, ldmlab, arg
 
 
 def test_nothing_is_measured_before_all_that_was_asked_for_is_built(copy_of_trained, ldmlab, monkeypatch):
-    monkeypatch.setattr("ldmlab.tasks.evaluate.quality_of", lambda *_: pytest.fail("images were measured"))
+    monkeypatch.setattr("ldmlab.tasks.trained.quality_of", lambda *_: pytest.fail("images were measured"))
     for asked, said in (
         (["sampler=heun", "sampler.s_churn=-1"], "sampler.s_churn: a number of 0 or more"),
         (["sampler._target_=ldmlab.diffusion.samplers.DDIMM"], "sampler: "),

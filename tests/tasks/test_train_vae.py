@@ -138,3 +138,15 @@ def test_a_pretrained_autoencoder_is_measured_and_diffused_without_training(fold
         "train-vae", "autoencoder=pretrained", f"autoencoder.path={folder_of_diffusers.with_name('gone')}",
         *common, "downsampling=f8", "study=t", "name=w",
     )  # fmt: skip
+
+
+def test_a_run_of_the_whole_split_is_measured_again_on_other_images(ldmlab):
+    whole = [option for option in TINY_VAE if not option.startswith("metrics.samples")]
+    assert ldmlab("train-vae", *whole, "study=t", "name=v") == 0
+    assert summary(ldmlab.folder, "t/v")["metrics"]["val/recon_psnr"]["manifest"]["samples"] == 32
+    assert ldmlab("evaluate", "from=runs/t/v", "metrics.seed=3") == 0
+    assert ldmlab("evaluate", "from=runs/t/v", "metrics.samples=10") == 0
+    found = summary(ldmlab.folder, "t/v")["metrics"]
+    assert found["val/recon_psnr@n32-seed3"]["value"] == pytest.approx(found["val/recon_psnr"]["value"])
+    assert found["val/recon_psnr@n10-seed0"]["manifest"]["samples"] == 10
+    assert ldmlab("evaluate", "--reproduce", "runs/t/v/summary.json") == 0

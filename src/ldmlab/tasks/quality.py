@@ -85,13 +85,13 @@ class Quality:
         `reference_samples` is another number, or "all".
         """
         length = len(data.split(split))
-        n = length if samples == "all" else min(int(samples), length)
+        n = number_of(samples, length)
         if n < LEAST_SAMPLES:
             raise UserError(
                 f"metrics: the {split} split has {length} images, measuring needs {LEAST_SAMPLES} or more: "
                 "hold out more of the data with data.val_fraction, or add images"
             )
-        m = length if reference_samples == "all" else min(int(reference_samples or n), length)
+        m = number_of(reference_samples or n, length)
         order = random_subset(length, length, seed)
         other = "train" if split == "val" else "val"
         if published is not None:
@@ -252,6 +252,11 @@ class Quality:
             "data_fingerprint": self.data.info.fingerprint,
             "torch": torch.__version__,
         }
+
+
+def number_of(samples: int | str, available: int) -> int:
+    """How many images are meant by a number, or by "all", of as many as there are."""
+    return available if samples == "all" else min(int(samples), available)
 
 
 def gather(features: Features, count: int) -> Features:

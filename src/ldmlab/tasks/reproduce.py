@@ -9,9 +9,9 @@ from typing import Any
 from ldmlab.errors import UserError
 from ldmlab.metrics import processes
 from ldmlab.tasks.console import say, say_table
-from ldmlab.tasks.evaluate import Trained
 from ldmlab.tasks.quality import Metrics
 from ldmlab.tasks.run import read_run
+from ldmlab.tasks.trained import Trained
 
 Config = dict[str, Any]
 
