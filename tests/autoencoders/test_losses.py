@@ -124,7 +124,7 @@ def test_the_discriminator_is_trained_before_it_is_heard_and_its_weight_rises():
     ]  # fmt: skip
     weights = [told.weight_at(used) for used in (0, 0.39, 0.4, 0.5, 0.6, 1)]
     assert weights == pytest.approx([0, 0, 0, 0.4, 0.8, 0.8])
-    assert adversary(heard_from=0.5, ramp=0.0).weight_at(0.5) == 0.5
+    assert adversary(heard_from=0.7, ramp=0.0).weight_at(0.7) == 0.2
 
 
 @pytest.mark.parametrize(

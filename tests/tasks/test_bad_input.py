@@ -140,6 +140,8 @@ def write_parquet(folder, images, **columns):
         (["train-vae", "autoencoder=pretrained"], "autoencoder.path is needed and not set"),
         (["train-vae", "autoencoder=pretrained", "autoencoder.path=./none"], "autoencoder.path: no such folder"),
         (["train-vae", "autoencoder/size=paper", "autoencoder.network.channels=20"], "autoencoder.network.groups: "),
+        (["train-vae", "autoencoder.optimizer=null"], "autoencoder.optimizer: null is for autoencoder=pretrained"),
+        (["train-vae", "autoencoder/adversarial=patchgan", "trainer.lightning.precision=16"], "use bf16-mixed"),
         (["train-vae", "autoencoder.tile=7"], "autoencoder.tile: null or a multiple"),
         (["train-ldm", "trainer.lightning.precision=half"], "trainer.lightning: "),
         (["train-ldm", "+trainer.lightning.max_epochs=3"], "trainer.lightning.max_epochs: the lab sets this"),

@@ -74,9 +74,9 @@ class Adversary:
 
     discriminator: nn.Module
     optimizer: OptimizerFactory
-    weight: float = 0.5
-    start: float = 0.4
-    heard_from: float = 0.5
+    weight: float = 0.2
+    start: float = 0.5
+    heard_from: float = 0.6
     ramp: float = 0.1
     largest_factor: float = 10.0
 

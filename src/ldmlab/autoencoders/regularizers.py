@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from ldmlab.autoencoders.base import DiagonalGaussian
 from ldmlab.settings import is_number, is_whole, require
 
+LARGEST_MATRIX = 2**24  # distances from latents to codes at a time
+
 Move = Callable[[Tensor], Tensor]
 """What training does to latents (B, C, h, w) before they are decoded, see `equivariance`."""
 
@@ -137,10 +139,11 @@ class VQ(Regularizer):
 
     def indices(self, latents: Tensor) -> Tensor:
         """The nearest code (B, h, w) of each position."""
-        # |z - e|² without |z|², which is the same for all codes
+        # |z - e|² without |z|², which is the same for all codes; in parts, as all distances at once may be gigabytes
         half_norms = 0.5 * self.codebook.square().sum(1)
+        parts = _vectors(latents).split(max(1, LARGEST_MATRIX // self.codes))
         with torch.autocast(latents.device.type, enabled=False):
-            nearest = torch.addmm(half_norms, _vectors(latents), self.codebook.T, alpha=-1).argmin(1)
+            nearest = torch.cat([torch.addmm(half_norms, part, self.codebook.T, alpha=-1).argmin(1) for part in parts])
         return nearest.view(latents.shape[0], *latents.shape[2:])
 
     def decoder_input(self, latents: Tensor) -> Tensor:
@@ -170,7 +173,9 @@ class VQ(Regularizer):
         start = self._some(latents, self.codes)
         noise = torch.randn_like(start) * start.std(0, keepdim=True) * 0.1
         self.codebook.copy_(_from_first(start + noise))
-        self._trust(torch.ones_like(self.begun).expand(self.codes), 1.0)
+        positions = torch.tensor(float(latents.numel() // latents.shape[1]), device=latents.device)
+        _add_up(positions)
+        self._trust(torch.ones_like(self.begun).expand(self.codes), float(positions) / self.codes)
         self.begun.fill_(True)
 
     @torch.no_grad()

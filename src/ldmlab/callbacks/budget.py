@@ -115,7 +115,6 @@ class Budget(L.Callback):
         self.measuring = Stopwatch()
         self._flops_per_step: dict[str, float] = {}  # of each phase of training; most modules have one
         self._phase = ""
-        self._base_rates: list[float] = []
 
     @contextmanager
     def aside(self) -> Iterator[None]:
@@ -196,9 +195,12 @@ class Budget(L.Callback):
 def step_flops(module: Any, batch: Batch) -> float:
     """Floating-point operations of one forward and backward pass of `module.loss(batch)`; leaves no trace."""
     before = [buffer.clone() for buffer in module.buffers()]
+    accumulated = [(parameter, parameter.grad) for parameter in module.parameters()]
+    module.zero_grad(set_to_none=True)
     with torch.random.fork_rng():
         flops = count_flops(lambda: module.loss(batch).backward())
-    module.zero_grad(set_to_none=True)
+    for parameter, gradient in accumulated:
+        parameter.grad = gradient
     for buffer, value in zip(module.buffers(), before, strict=True):
         buffer.copy_(value)
     return float(flops)

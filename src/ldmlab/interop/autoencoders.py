@@ -30,8 +30,10 @@ Weights = dict[str, Tensor]
 Config = dict[str, Any]
 
 OPTION = "autoencoder.path"
-FOLDERS = ("", "vae", "vqvae", "movq")  # where an autoencoder lies in a diffusers folder, by itself or in a pipeline's
+FOLDERS = ("", "vae", "vqvae")  # where an autoencoder lies in a diffusers folder, by itself or in a pipeline's
 CLASSES = ("AutoencoderKL", "VQModel", "AutoencoderTiny")
+ACTIVATIONS = {"AutoencoderKL": "silu", "VQModel": "silu", "AutoencoderTiny": "relu"}
+USUAL_SCALING = {"AutoencoderKL": 0.18215, "AutoencoderTiny": 1.0}  # of folders older than the setting
 WEIGHT_FILES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 
@@ -111,12 +113,24 @@ def _from_folder(path: str, place: Path) -> Autoencoder:
         if path.startswith((".", "/", "~")):
             raise UserError(f"{OPTION}: no such folder or file: {path}")
         place = _download(path)
+    found = _described(place)
+    if found is not None:
+        folder, config = found
+        return _from_diffusers(config, _read(folder, WEIGHT_FILES))
+    raise UserError(f"{OPTION}: {path} holds no {', '.join(CLASSES[:-1])} or {CLASSES[-1]}")
+
+
+def _described(place: Path) -> tuple[Path, Config] | None:
+    """The folder of an autoencoder within `place`, and its configuration; None if there is none."""
     for folder in FOLDERS:
         description = place / folder / "config.json"
-        config = json.loads(description.read_text()) if description.is_file() else {}
+        try:
+            config = json.loads(description.read_text()) if description.is_file() else {}
+        except ValueError as error:
+            raise UserError(f"{OPTION}: {description} cannot be read ({error})") from error
         if config.get("_class_name") in CLASSES:
-            return _from_diffusers(config, _read(place / folder, WEIGHT_FILES))
-    raise UserError(f"{OPTION}: {path} holds no {', '.join(CLASSES[:-1])} or {CLASSES[-1]}")
+            return place / folder, config
+    return None
 
 
 def _download(address: str) -> Path:
@@ -125,9 +139,14 @@ def _download(address: str) -> Path:
     wanted = [f"{folder}/{file}".lstrip("/") for folder in FOLDERS for file in ("config.json", *WEIGHT_FILES)]
     try:
         try:
-            return Path(snapshot_download(address, allow_patterns=wanted, local_files_only=True))
+            kept = Path(snapshot_download(address, allow_patterns=wanted, local_files_only=True))
         except OSError:
-            return Path(snapshot_download(address, allow_patterns=wanted, etag_timeout=10))
+            kept = None
+        # other parts of the repository may be here, and the autoencoder not
+        found = kept and _described(kept)
+        if kept and found and any((found[0] / file).is_file() for file in WEIGHT_FILES):
+            return kept
+        return Path(snapshot_download(address, allow_patterns=wanted, etag_timeout=10))
     except Exception as error:  # of the library, of the network
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
@@ -161,11 +180,14 @@ def _read_file(file: Path) -> Any:
 
 
 def _from_diffusers(config: Config, weights: Weights) -> Autoencoder:
+    for key, known in (("norm_type", "group"), ("act_fn", ACTIVATIONS[config["_class_name"]])):
+        if config.get(key, known) != known:
+            raise UserError(f"{OPTION}: an autoencoder with {key} {config[key]} is not known here, {known} is")
     if config["_class_name"] == "AutoencoderTiny":
         autoencoder = _tiny(config, weights)
     else:
         autoencoder = _paper(renamed(weights, DIFFUSERS), config.get("norm_num_groups", 32))
-    scaling = config.get("scaling_factor")
+    scaling = config.get("scaling_factor", USUAL_SCALING.get(config["_class_name"]))
     if scaling is not None:
         channels = autoencoder.latent_channels
         mean = torch.tensor(config.get("latents_mean") or [config.get("shift_factor") or 0.0] * channels)
@@ -240,7 +262,7 @@ def _paper(weights: Weights, groups: int) -> Autoencoder:
         "regularizer": description,
         **settings,
     }
-    _fill(autoencoder, {**weights, **_codebook_state(autoencoder)} if isinstance(regularizer, VQ) else weights)
+    _fill(autoencoder, {**weights, **_codebook_state(autoencoder, weights)} if isinstance(regularizer, VQ) else weights)
     return autoencoder
 
 
@@ -272,11 +294,14 @@ def _settings(weights: Weights, groups: int) -> tuple[Config, Regularizer, Confi
     return settings, KL(0.0), {"_target_": f"{room}.KL", "weight": 0.0}
 
 
-def _codebook_state(autoencoder: PaperAutoencoder) -> Weights:
+def _codebook_state(autoencoder: PaperAutoencoder, weights: Weights) -> Weights:
     """What a codebook remembers of its training, which no published weights have."""
     state = autoencoder.state_dict()
-    names = [f"regularizer.{name}" for name in ("counts", "sums")]
-    return {**{name: state[name] for name in names}, "regularizer.begun": torch.tensor(True)}
+    return {
+        "regularizer.counts": torch.ones_like(state["regularizer.counts"]),
+        "regularizer.sums": weights["regularizer.codebook"],
+        "regularizer.begun": torch.tensor(True),
+    }
 
 
 def _tiny(config: Config, weights: Weights) -> Autoencoder:

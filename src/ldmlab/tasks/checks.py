@@ -184,6 +184,7 @@ def check_trainer(config: Config) -> None:
             "trainer.lightning.devices: a run trains on one device; several devices share the runs of a sweep"
         )
     precision = str(lightning.get("precision"))
+    precision = {"16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true", "64": "64-true"}.get(precision, precision)
     if precision.endswith("-true") and precision != "32-true":
         raise UserError(f"trainer.lightning.precision: {precision} is not supported; use 32-true or bf16-mixed")
     if precision == "16-mixed" and value_at(config, "autoencoder.adversarial") not in (ABSENT, None):
@@ -276,6 +277,7 @@ def check_share(config: Config) -> None:
 def check_both(config: Config) -> None:
     """What the stages have in common."""
     check_groups(config)
+    check_autoencoder(config)
     check_place(config)
     check_numbers(config)
     check_budget(config)
@@ -284,6 +286,16 @@ def check_both(config: Config) -> None:
     check_trainer(config)
     check_metrics(config)
     check_data_path(config)
+
+
+def check_autoencoder(config: Config) -> None:
+    """What is trained has an optimiser, and what is pretrained has none."""
+    settings = config["autoencoder"]
+    pretrained = "path" in settings
+    if pretrained and settings["optimizer"] is not None:
+        raise UserError("autoencoder.optimizer: a pretrained autoencoder is not trained; leave it out")
+    if not pretrained and settings["optimizer"] is None:
+        raise UserError("autoencoder.optimizer: null is for autoencoder=pretrained; this one has to be trained")
 
 
 def check_vae(config: Config) -> None:

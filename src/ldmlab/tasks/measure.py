@@ -74,7 +74,7 @@ def measure_reconstruction(
         elif name.startswith("recon_lpips") and quality.lpips is not None:
             judge = {"weights_sha256": quality.lpips.hash}
         metrics[f"{quality.split}/{name}{at}"] = with_error(value, {**manifest, **judge})
-    # what papers call rFID: between the images and their own reconstructions, so without the bias of a finite N
+    # what papers call rFID: between the images and their own reconstructions, with far less bias of a finite N
     metrics[f"{quality.split}/recon_{quality.extractor.metric_name('fd')}{at}"] = {
         "value": processes.from_first(lambda: frechet_distance(originals.pooled, made.pooled)),
         "manifest": {**manifest, **quality.extractor.manifest(), "reference": "the same images"},

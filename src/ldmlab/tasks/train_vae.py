@@ -160,9 +160,10 @@ def measure_statistics(autoencoder: Autoencoder, data: ImageData, device: torch.
     train = data.split("train")
     source = Flipped(train) if getattr(data, "flip", False) else train
     rows = random_subset(len(source), STATISTICS_IMAGES, seed=0)
-    generator_state = torch.get_rng_state()
-    autoencoder.to(device).measure_statistics(batch["image"].to(device) for batch in in_order(source, rows, 250))
-    torch.set_rng_state(generator_state)
+    # the same draws wherever the generator stands: a run that was stopped has drawn fewer numbers since it went on
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        autoencoder.to(device).measure_statistics(batch["image"].to(device) for batch in in_order(source, rows, 250))
 
 
 def code_metrics(report: dict[str, float | list[float]], codes: int | None, samples: int) -> Metrics:

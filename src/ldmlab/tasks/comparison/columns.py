@@ -134,10 +134,7 @@ def autoencoder_columns(rows: list[Row]) -> list[Column]:
     def value(quantity: str) -> Callable[[Row], float | None]:
         return lambda row: found.value if (found := row.run.measured(quantity)) else None
 
-    def own_distance(row: Row) -> float | None:
-        found = row.run.measured_like("recon_fd_") or row.run.measured_like("recon_fid")
-        return found.value if found else None
-
+    own_kinds = sorted({kind for row in rows if (kind := own_distance_kind(row))})
     psnr, ssim = value("recon_psnr"), value("recon_ssim")
     perplexity, usage = value("codebook_perplexity"), value("codebook_usage")
     codes = [
@@ -154,13 +151,7 @@ def autoencoder_columns(rows: list[Row]) -> list[Column]:
         _FACTOR,
         Column("PSNR dB", lambda row: number(psnr(row)), psnr, "higher", "Peak signal-to-noise ratio."),
         Column("SSIM", lambda row: number(ssim(row)), ssim, "higher", "Structural similarity, 1 is identical."),
-        Column(
-            "rFD",
-            lambda row: number(own_distance(row)),
-            own_distance,
-            "lower",
-            "Fréchet distance of images and their own reconstructions (rFID, on Inception).",
-        ),
+        *(_own_distance_column(*kind) for kind in own_kinds),
         *(codes if any(perplexity(row) for row in rows) else []),
         *_distance_columns(rows, "kid"),
         _floor_column("kid", "KID ×10³", REAL),
@@ -205,6 +196,26 @@ def _frechet_column(quantity: str, samples: int | None) -> Column:
         lambda row: found.value if (found := mine(row)) else None,
         "lower",
         "Fréchet distance; biased by N, so comparable within this column only.",
+    )
+
+
+def own_distance_kind(row: Row) -> tuple[str, int] | None:
+    """The name and N of the distance between a run's images and their own reconstructions."""
+    found = row.run.measured_like("recon_fd_") or row.run.measured_like("recon_fid")
+    return (found.quantity, found.samples or 0) if found else None
+
+
+def _own_distance_column(quantity: str, samples: int) -> Column:
+    def mine(row: Row) -> float | None:
+        found = row.run.measured_like(quantity)
+        return found.value if found and own_distance_kind(row) == (quantity, samples) else None
+
+    return Column(
+        f"{'rFID' if quantity == 'recon_fid' else 'rFD'} (N={samples or 'unknown'})",
+        lambda row: number(mine(row)),
+        mine,
+        "lower",
+        "Fréchet distance of images and their own reconstructions; comparable within this column only.",
     )
 
 
