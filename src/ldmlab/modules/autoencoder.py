@@ -175,8 +175,9 @@ class AdversarialAutoencoderModule(AutoencoderModule):
         used = self.used() if used is None else used
         phase = self.adversary.phase(used)
         images, made = self.reconstruct(batch, move)
-        # cut off from the autoencoder; a view, since floating-point operations cannot be counted up to a leaf
-        cut = made.images.detach().requires_grad_()
+        # cut off from the autoencoder, in float32: a small gradient would vanish beside a large one in half precision;
+        # and a view, since floating-point operations cannot be counted up to a leaf
+        cut = made.images.detach().float().requires_grad_()
         reconstructions = cut.view_as(cut)
         loss, terms = self.reconstruction(reconstructions, images)
         (gradient,) = torch.autograd.grad(loss, reconstructions)
