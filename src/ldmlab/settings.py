@@ -39,6 +39,18 @@ def check_types(settings: Any) -> None:
             require(holds(value), field.name, wanted, value)
 
 
+def require_counts(**values: Any) -> None:
+    """Raises SettingError for a value that is no whole number above 0."""
+    for name, value in values.items():
+        require(is_whole(value) and value > 0, name, "a whole number above 0", value)
+
+
+def require_not_negative(**values: Any) -> None:
+    """Raises SettingError for a value that is no number of 0 or more."""
+    for name, value in values.items():
+        require(is_number(value) and value >= 0, name, "a number of 0 or more", value)
+
+
 def require(holds: bool, name: str, wanted: str, value: Any) -> None:
     """Raises SettingError unless `holds`: the setting `name` must be `wanted` and is `value`."""
     if not holds:

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ldmlab.settings import check_types, is_whole, require
-
-OptimizerFactory = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
+from ldmlab.settings import check_types, require, require_counts, require_not_negative
+from ldmlab.types import OptimizerFactory
 
 
 class PatchDiscriminator(nn.Sequential):
@@ -27,8 +23,7 @@ class PatchDiscriminator(nn.Sequential):
     """
 
     def __init__(self, channels: int = 64, layers: int = 3):
-        for name, value in {"channels": channels, "layers": layers}.items():
-            require(is_whole(value) and value > 0, name, "a whole number above 0", value)
+        require_counts(channels=channels, layers=layers)
         widths = [channels * min(2**layer, 8) for layer in range(layers + 1)]
         modules: list[nn.Module] = [nn.Conv2d(3, widths[0], 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
         for layer in range(1, layers + 1):
@@ -82,8 +77,7 @@ class Adversary:
 
     def __post_init__(self) -> None:
         check_types(self)
-        for name in ("weight", "ramp", "largest_factor"):
-            require(getattr(self, name) >= 0, name, "a number of 0 or more", getattr(self, name))
+        require_not_negative(weight=self.weight, ramp=self.ramp, largest_factor=self.largest_factor)
         require(0 <= self.start <= 1, "start", "a share of the budget, 0 to 1,", self.start)
         require(self.start <= self.heard_from <= 1, "heard_from", f"a share from {self.start} to 1", self.heard_from)
 

@@ -20,6 +20,11 @@ class DiagonalGaussian:
     mean: Tensor
     std: Tensor
 
+    @classmethod
+    def certain(cls, latents: Tensor) -> DiagonalGaussian:
+        """The posterior of an encoder without uncertainty: every draw is `latents` (B, C, h, w)."""
+        return cls(latents, torch.zeros_like(latents))
+
     def sample(self, randn_like: Callable[[Tensor], Tensor] = torch.randn_like) -> Tensor:
         """A draw (B, C, h, w), differentiable in mean and std (Kingma and Welling 2013, section 2.4).
 

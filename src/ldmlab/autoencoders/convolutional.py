@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ldmlab.autoencoders.base import Autoencoder, DiagonalGaussian
 from ldmlab.autoencoders.networks import PaperDecoder, PaperEncoder, SmallDecoder, SmallEncoder
 from ldmlab.autoencoders.regularizers import Move, Regularizer, stay
-from ldmlab.settings import SettingError, is_whole, require
+from ldmlab.settings import SettingError, is_whole, require, require_counts
 
 
 class Reconstruction(NamedTuple):
@@ -70,8 +70,7 @@ def _check(channel_multipliers: Any, **numbers: Any) -> None:
         "a list of whole numbers above 0, one for each level,",
         channel_multipliers,
     )
-    for name, value in numbers.items():
-        require(is_whole(value) and value > 0, name, "a whole number above 0", value)
+    require_counts(**numbers)
 
 
 class SmallAutoencoder(ConvolutionalAutoencoder):

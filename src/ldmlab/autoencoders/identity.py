@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from ldmlab.autoencoders.base import Autoencoder, DiagonalGaussian
@@ -16,7 +15,7 @@ class IdentityAutoencoder(Autoencoder):
 
     def encode_whole(self, images: Tensor) -> DiagonalGaussian:
         """The images themselves, without uncertainty."""
-        return DiagonalGaussian(images, torch.zeros_like(images))
+        return DiagonalGaussian.certain(images)
 
     def decode_whole(self, latents: Tensor) -> Tensor:
         """The latents themselves."""

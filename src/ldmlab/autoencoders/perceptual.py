@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ldmlab.pretrained.digests import digest_of
 from ldmlab.pretrained.efficientnet_lite import STAGES, VARIANTS, load_efficientnet_lite
 from ldmlab.pretrained.lpips import load_lpips
-from ldmlab.settings import is_number, is_whole, require
+from ldmlab.settings import is_number, is_whole, require, require_not_negative
 
 
 class PerceptualLoss:
@@ -31,7 +31,7 @@ class PerceptualLoss:
     trained_against: tuple[str, ...]
 
     def __init__(self, network: nn.Module, weight: float):
-        require(is_number(weight) and weight >= 0, "weight", "a number of 0 or more", weight)
+        require_not_negative(weight=weight)
         self.network: Any = network.eval().requires_grad_(False)
         self.weight = weight
 

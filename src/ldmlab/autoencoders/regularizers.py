@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ldmlab.autoencoders.base import DiagonalGaussian
-from ldmlab.settings import is_number, is_whole, require
+from ldmlab.settings import is_number, is_whole, require, require_not_negative
 
 LARGEST_MATRIX = 2**24  # distances from latents to codes at a time
 
@@ -48,7 +48,7 @@ class Regularizer(nn.Module):
 
     def posterior(self, features: Tensor) -> DiagonalGaussian:
         """The posterior of latents for encoder outputs (B, outputs · C, h, w); without chance unless overridden."""
-        return DiagonalGaussian(features, torch.zeros_like(features))
+        return DiagonalGaussian.certain(features)
 
     def decoder_input(self, latents: Tensor) -> Tensor:
         """What the decoder is given for latents (B, C, h, w)."""
@@ -80,8 +80,7 @@ class KL(Regularizer):
 
     def __init__(self, weight: float, free_bits: float = 0.0):
         super().__init__()
-        for name, value in {"weight": weight, "free_bits": free_bits}.items():
-            require(is_number(value) and value >= 0, name, "a number of 0 or more", value)
+        require_not_negative(weight=weight, free_bits=free_bits)
         self.weight, self.free_nats = weight, free_bits * math.log(2)
 
     def posterior(self, features: Tensor) -> DiagonalGaussian:
@@ -127,7 +126,7 @@ class VQ(Regularizer):
     ):
         super().__init__()
         require(is_whole(codes) and codes > 1, "codes", "a whole number of 2 or more", codes)
-        require(is_number(commitment) and commitment >= 0, "commitment", "a number of 0 or more", commitment)
+        require_not_negative(commitment=commitment)
         for name, value in {"decay": decay, "restart_below": restart_below}.items():
             require(is_number(value) and 0 <= value < 1, name, "a number from 0 to less than 1", value)
         self.codes: int = codes

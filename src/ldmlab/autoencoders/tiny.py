@@ -95,8 +95,7 @@ class TinyAutoencoder(Autoencoder):
 
     def encode_whole(self, images: Tensor) -> DiagonalGaussian:
         """Latents of images (B, 3, H, W) in [-1, 1], without uncertainty."""
-        latents = self.encoder(images)
-        return DiagonalGaussian(latents, torch.zeros_like(latents))
+        return DiagonalGaussian.certain(self.encoder(images))
 
     def decode_whole(self, latents: Tensor) -> Tensor:
         """Images (B, 3, H, W) for raw latents (B, C, h, w)."""

@@ -262,7 +262,9 @@ def _paper(weights: Weights, groups: int) -> Autoencoder:
         "regularizer": description,
         **settings,
     }
-    _fill(autoencoder, {**weights, **_codebook_state(autoencoder, weights)} if isinstance(regularizer, VQ) else weights)
+    if isinstance(regularizer, VQ):
+        weights = {**weights, **_codebook_state(weights["regularizer.codebook"])}
+    _fill(autoencoder, weights)
     return autoencoder
 
 
@@ -294,12 +296,11 @@ def _settings(weights: Weights, groups: int) -> tuple[Config, Regularizer, Confi
     return settings, KL(0.0), {"_target_": f"{room}.KL", "weight": 0.0}
 
 
-def _codebook_state(autoencoder: PaperAutoencoder, weights: Weights) -> Weights:
+def _codebook_state(codebook: Tensor) -> Weights:
     """What a codebook remembers of its training, which no published weights have."""
-    state = autoencoder.state_dict()
     return {
-        "regularizer.counts": torch.ones_like(state["regularizer.counts"]),
-        "regularizer.sums": weights["regularizer.codebook"],
+        "regularizer.counts": torch.ones(len(codebook)),
+        "regularizer.sums": codebook,
         "regularizer.begun": torch.tensor(True),
     }
 

@@ -17,10 +17,9 @@ from ldmlab.autoencoders.convolutional import ConvolutionalAutoencoder, Reconstr
 from ldmlab.autoencoders.equivariance import Equivariance, Move
 from ldmlab.autoencoders.perceptual import PerceptualLoss
 from ldmlab.autoencoders.regularizers import code_use
-from ldmlab.modules.latent_diffusion import OptimizerFactory
 from ldmlab.optimizers.groups import parameter_groups
 from ldmlab.settings import require
-from ldmlab.types import Batch
+from ldmlab.types import Batch, OptimizerFactory
 
 PIXEL_LOSSES = {"l1": F.l1_loss, "mse": F.mse_loss}
 
@@ -93,10 +92,15 @@ class AutoencoderModule(L.LightningModule):
             return images, self.autoencoder(images)
         return move.images(images, self.autoencoder.downsampling_factor), self.autoencoder(images, move.latents)
 
+    def losses(self, batch: Batch, move: Move | None = None) -> dict[str, Tensor]:
+        """The training loss of a batch, moved if it is to be, as `loss`; its terms; and values worth a log."""
+        images, made = self.reconstruct(batch, move)
+        loss, terms = self.reconstruction(made.images, images)
+        return {"loss": loss + made.penalty, **terms, **made.values}
+
     def loss(self, batch: Batch, move: Move | None = None) -> Tensor:
         """The training loss of a batch, moved if it is to be."""
-        images, made = self.reconstruct(batch, move)
-        return self.reconstruction(made.images, images)[0] + made.penalty
+        return self.losses(batch, move)["loss"]
 
     def hardest_loss(self, batch: Batch) -> Tensor:
         """The loss with all that training may bring, and as small as images become: to try whether it can be had."""
@@ -104,11 +108,9 @@ class AutoencoderModule(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor | None:
         """The training loss of a batch, its terms logged."""
-        images, made = self.reconstruct(batch, self.draw_move(batch))
-        loss, terms = self.reconstruction(made.images, images)
-        loss = loss + made.penalty
-        self.log_terms({"loss": loss, **terms, **made.values})
-        return loss
+        losses = self.losses(batch, self.draw_move(batch))
+        self.log_terms(losses)
+        return losses["loss"]
 
     def log_terms(self, terms: dict[str, Tensor]) -> None:
         """Logs values of the training step."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import lightning as L
@@ -13,10 +12,7 @@ from ldmlab.modules.ema import PowerEMA
 from ldmlab.modules.loss import DiffusionLoss
 from ldmlab.modules.model import ConditionalDenoiser, LatentDiffusion
 from ldmlab.optimizers.groups import parameter_groups
-from ldmlab.types import Batch
-
-OptimizerFactory = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
-"""Parameter groups -> optimiser; `conf/optimizer` builds one with everything but the parameters."""
+from ldmlab.types import Batch, OptimizerFactory
 
 
 class LatentDiffusionModule(L.LightningModule):

@@ -201,14 +201,14 @@ def _frechet_column(quantity: str, samples: int | None) -> Column:
 
 def own_distance_kind(row: Row) -> tuple[str, int] | None:
     """The name and N of the distance between a run's images and their own reconstructions."""
-    found = row.run.measured_like("recon_fd_") or row.run.measured_like("recon_fid")
+    found = row.own_distance
     return (found.quantity, found.samples or 0) if found else None
 
 
 def _own_distance_column(quantity: str, samples: int) -> Column:
     def mine(row: Row) -> float | None:
-        found = row.run.measured_like(quantity)
-        return found.value if found and own_distance_kind(row) == (quantity, samples) else None
+        same = row.own_distance and own_distance_kind(row) == (quantity, samples)
+        return row.own_distance.value if row.own_distance and same else None
 
     return Column(
         f"{'rFID' if quantity == 'recon_fid' else 'rFD'} (N={samples or 'unknown'})",

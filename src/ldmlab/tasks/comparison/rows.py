@@ -136,6 +136,11 @@ class Row:
             and Yardstick.of(measurement) == self.yardstick
         }
 
+    @property
+    def own_distance(self) -> Measurement | None:
+        """The Fréchet distance between the run's images and their own reconstructions (rFID, on Inception)."""
+        return self.run.measured_like("recon_fd_") or self.run.measured_like("recon_fid")
+
     def speed(self, quantity: str) -> float | None:
         """A measurement of speed for this sampler setting, for example `images_per_s`."""
         return _value(self.run.measurements.get(f"speed/{quantity}@{self.detail}"))
@@ -175,7 +180,7 @@ class Row:
             "frechet_samples": self.frechet.samples if self.frechet else None,
             **floors,
             **{key: _value(run.measured(f"recon_{key}")) for key in ("psnr", "ssim")},
-            "recon_fd": _value(run.measured_like("recon_fd_") or run.measured_like("recon_fid")),
+            "recon_fd": _value(self.own_distance),
             **{key: _value(run.measured(key)) for key in ("codebook_perplexity", "codebook_usage")},
             **{key: self.speed(key) for key in ("images_per_s", "latency_s", "decoder_images_per_s", "peak_memory_mb")},
             "others": self.others,
