@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from ldmlab.data.cache_folder import create_array, new_folder
-from ldmlab.data.loader import in_order
+from ldmlab.data.loader import images_at_once, in_order
 from ldmlab.types import Batch, ImageSource
 
 Encode = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -93,14 +93,14 @@ def cache_latents(
     encode: Encode,
     folder: Path,
     keys: Sequence[str] = (),
-    batch_size: int = 256,
+    batch_size: int | None = None,
     progress: Callable[[Iterable[Batch], int], Iterable[Batch]] | None = None,
 ) -> CachedLatents:
     """The latents of `source`, from `folder` if it exists, else encoded into it.
 
     `keys` are the entries of a batch that are kept beside the moments: what the conditioner reads, and no more. The
     folder appears when it is complete, so an interrupted run leaves none. `progress(batches, count)` may wrap the
-    iteration to show how far it is.
+    iteration to show how far it is. `batch_size`, of encoding, is as large as is good for the images' size unless given.
 
     Raises:
         UserError: the disk has no room for the cache.
@@ -108,10 +108,12 @@ def cache_latents(
     if folder.exists():
         return CachedLatents(folder)
     wall, cpu = time.perf_counter(), time.process_time()
+    first = source.__getitems__([0])["image"]
+    first_mean, _ = encode(first)
+    batch_size = batch_size or images_at_once(first.shape[-1])
     batches: Iterable[Batch] = in_order(source, range(len(source)), batch_size)
     if progress is not None:
         batches = progress(batches, -(-len(source) // batch_size))
-    first_mean, _ = encode(source.__getitems__([0])["image"])
     shape = (len(source), *first_mean.shape[1:])
     with new_folder(folder, nbytes=2 * 2 * int(np.prod(shape))) as building:
         mean = create_array(building / "mean.npy", shape, np.float16)

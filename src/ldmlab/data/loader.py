@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from ldmlab.types import Batch, ImageSource
+from ldmlab.types import Batch, ImageData, ImageSource
+
+PIXELS_AT_ONCE = 2**20
 
 
 class Flipped:
@@ -35,6 +37,12 @@ class Flipped:
                 mirrored[:, None, None], torch.stack([1 - x1, y0, 1 - x0, y1], -1), batch["boxes"]
             )
         return batch
+
+
+def training_images(data: ImageData) -> ImageSource:
+    """The train split, followed by its mirror images where the data is to be flipped."""
+    images = data.split("train")
+    return Flipped(images) if getattr(data, "flip", False) else images
 
 
 class EndlessBatches(Sampler[list[int]]):
@@ -117,6 +125,14 @@ def in_order(source: ImageSource, indices: Sequence[int], batch_size: int) -> It
     """The rows `indices` of a source, in batches of at most `batch_size`."""
     for start in range(0, len(indices), batch_size):
         yield source.__getitems__(list(indices[start : start + batch_size]))
+
+
+def images_at_once(image_size: int, at_most: int = 256) -> int:
+    """How many images of a size an autoencoder is shown at once outside of training: those of 2^20 pixels.
+
+    The wide layers of the sizes in papers take 10 kB and more a pixel.
+    """
+    return max(1, min(at_most, PIXELS_AT_ONCE // image_size**2))
 
 
 def random_subset(length: int, size: int, seed: int) -> list[int]:

@@ -262,29 +262,36 @@ def latent_report(autoencoder: Autoencoder, batches: Iterable[Tensor]) -> dict[s
     """
     codes = autoencoder.codes
     counts = torch.zeros(codes or 0, dtype=torch.long)
-    means, stds, kls, low, high = [], [], [], torch.inf, -torch.inf
+    # sums in float64, as all latents of large images would not fit into memory
+    values, low, high, uncertain = 0, torch.inf, -torch.inf, False
+    sums = torch.zeros(4, autoencoder.latent_channels, dtype=torch.float64)
     for images in batches:
         posterior = autoencoder.encode(images)
-        means.append(posterior.mean.transpose(0, 1).flatten(1).double().cpu())
-        stds.append(posterior.std.transpose(0, 1).flatten(1).double().cpu())
-        if posterior.std.any():
-            kls.append(posterior.kl().transpose(0, 1).flatten(1).cpu())
+        mean, std = posterior.mean.double(), posterior.std.double()
+        parts = [mean, mean.square(), std.square()]
+        if std.any():
+            uncertain = True
+            parts.append(posterior.kl())
+        for row, part in zip(sums, parts, strict=False):
+            row += part.sum((0, 2, 3)).cpu()
+        values += mean[:, 0].numel()
         low, high = min(low, posterior.mean.min().item()), max(high, posterior.mean.max().item())
         if codes:
             counts += torch.bincount(autoencoder.code_indices(posterior.mean).flatten().cpu(), minlength=codes)
-    mean, std = torch.cat(means, 1), torch.cat(stds, 1)
-    drawn = (mean.var(1, correction=0) + std.square().mean(1)).sqrt()  # of draws, without drawing
+    mean, square, own_variance, kl = sums / values
+    variance = (square - mean.square()).clamp(min=0)
+    drawn = (variance + own_variance).sqrt()  # of draws, without drawing
     own_mean, own_std = autoencoder.latent_mean.double().cpu(), autoencoder.latent_std.double().cpu()
     report: dict[str, float | list[float]] = {
-        "mean_per_channel": mean.mean(1).tolist(),
-        "std_per_channel": mean.std(1, correction=0).tolist(),
-        "normalized_mean_per_channel": ((mean.mean(1) - own_mean) / own_std).tolist(),
+        "mean_per_channel": mean.tolist(),
+        "std_per_channel": variance.sqrt().tolist(),
+        "normalized_mean_per_channel": ((mean - own_mean) / own_std).tolist(),
         "normalized_std_per_channel": (drawn / own_std).tolist(),
         "min": low,
         "max": high,
     }
-    if kls:
-        report["kl_per_channel"] = torch.cat(kls, 1).mean(1).tolist()
+    if uncertain:
+        report["kl_per_channel"] = kl.tolist()
     if codes:
         report |= {name: float(value) for name, value in code_use(counts).items()}
     return report

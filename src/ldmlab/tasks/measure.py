@@ -22,7 +22,7 @@ from ldmlab.metrics.frechet import frechet_distance
 from ldmlab.metrics.names import ENOUGH_FOR_FRECHET
 from ldmlab.metrics.reconstruction import feature_loss, reconstruction_quality
 from ldmlab.modules.model import ConditionalDenoiser, LatentDiffusion
-from ldmlab.tasks.quality import EXTRACTION_BATCH, Metrics, Quality, Track, gather
+from ldmlab.tasks.quality import Metrics, Quality, Track, gather
 
 Config = dict[str, Any]
 
@@ -43,10 +43,10 @@ def measure_reconstruction(
     """
     source = quality.data.split(quality.split)
     own = [quality.rows[place] for place in processes.share(quality.samples)]
-    batches = in_order(source, own, EXTRACTION_BATCH)
+    batches = in_order(source, own, quality.batch_size)
     values: dict[str, list[Tensor]] = {}
     features: list[Features] = []
-    count = -(-len(own) // EXTRACTION_BATCH)
+    count = -(-len(own) // quality.batch_size)
     for batch in track(batches, count, f"reconstructing {quality.samples:,} images"):
         images = batch["image"].to(quality.device)
         reconstructions = reconstruct(autoencoder, images)

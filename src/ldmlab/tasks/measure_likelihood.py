@@ -16,7 +16,7 @@ from ldmlab.errors import UserError
 from ldmlab.metrics import processes
 from ldmlab.modules.model import LatentDiffusion
 from ldmlab.tasks.measure import seed_of, with_error
-from ldmlab.tasks.quality import EXTRACTION_BATCH, Metrics, Quality, Track, to_device
+from ldmlab.tasks.quality import Metrics, Quality, Track, to_device
 
 Config = dict[str, Any]
 
@@ -68,7 +68,7 @@ def measure_likelihood(
     bins = model.bins()
     source = quality.data.split(quality.split)
     places = processes.share(quality.samples)
-    batches = in_order(source, [quality.rows[place] for place in places], EXTRACTION_BATCH)
+    batches = in_order(source, [quality.rows[place] for place in places], quality.batch_size)
     # terms are largest near the data; all of them are drawn once where there are as many draws as terms
     few = times < steps - 1
     probability = 1 / torch.arange(2, steps + 1, dtype=torch.float64, device=quality.device) ** (1 if few else 0)
@@ -76,7 +76,8 @@ def measure_likelihood(
     terms: list[Tensor] = []
     drawn: list[Tensor] = []
     start = 0
-    for batch in track(batches, -(-len(places) // EXTRACTION_BATCH), f"bound of {quality.samples:,} images ({detail})"):
+    count_batches = -(-len(places) // quality.batch_size)
+    for batch in track(batches, count_batches, f"bound of {quality.samples:,} images ({detail})"):
         batch = to_device(batch, quality.device)
         count = len(batch["image"])
         randn_like = PerSampleNoise([seed_of(seed, place) for place in places[start : start + count]])

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ldmlab.data.cache_folder import new_folder
-from ldmlab.data.loader import in_order, random_subset
+from ldmlab.data.loader import images_at_once, in_order, random_subset
 from ldmlab.errors import UserError
 from ldmlab.metrics import processes
 from ldmlab.metrics.clip_score import CLIPScore
@@ -33,7 +33,7 @@ Track = Callable[[Iterable[Any], int, str], Iterable[Any]]
 Metrics = dict[str, dict[str, Any]]
 """{name: {"value", "standard_error" (optional), "manifest"}}, as summary.json holds them."""
 
-EXTRACTION_BATCH = 64
+EXTRACTION_BATCH = 64  # at most: extractors enlarge small images
 FEATURES_VERSION = 1
 """Part of the key of cached features: another one whenever the code gives other features of the same images."""
 
@@ -130,6 +130,11 @@ class Quality:
         return len(self.rows)
 
     @property
+    def batch_size(self) -> int:
+        """How many images are looked at at once."""
+        return images_at_once(self.data.info.image_size, EXTRACTION_BATCH)
+
+    @property
     def prefix(self) -> str:
         """What the names of distances begin with: the split, or the reference file's name."""
         return self.published.title if self.published else self.split
@@ -218,8 +223,8 @@ class Quality:
     ) -> Features:
         """Features of images `rows` of a source, after `change`; processes share the work."""
         own = [rows[place] for place in processes.share(len(rows))]
-        batches = in_order(source, own, EXTRACTION_BATCH)
-        count = -(-len(own) // EXTRACTION_BATCH)
+        batches = in_order(source, own, self.batch_size)
+        count = -(-len(own) // self.batch_size)
         images = (change(batch["image"].to(self.device)) for batch in track(batches, count, title))
         return gather(self.features(images), len(rows))
 

@@ -20,7 +20,7 @@ from ldmlab.metrics.names import LEAST_SAMPLES
 from ldmlab.metrics.references import IMAGES, read_arrays, to_channels_first
 from ldmlab.tasks import build, checks, measure
 from ldmlab.tasks.console import say, say_table, track
-from ldmlab.tasks.quality import EXTRACTION_BATCH, Metrics, gather, quality_of
+from ldmlab.tasks.quality import Metrics, gather, quality_of
 from ldmlab.tasks.run import provenance, write_text
 
 Config = dict[str, Any]
@@ -52,10 +52,10 @@ def score(config: Config) -> Metrics:
     if quality.clip_score is not None:
         raise UserError("metrics.clip_score: these images have no captions; leave it out")
     own = [rows[place] for place in processes.share(len(rows))]
-    starts = range(0, len(own), EXTRACTION_BATCH)
+    starts = range(0, len(own), quality.batch_size)
     own_features = Features.cat(
         [
-            quality.extractor(images.read(own[start : start + EXTRACTION_BATCH])).to("cpu")
+            quality.extractor(images.read(own[start : start + quality.batch_size])).to("cpu")
             for start in track(starts, len(starts), f"features of {len(rows):,} images")
         ]
     )

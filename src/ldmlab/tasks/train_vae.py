@@ -11,7 +11,7 @@ import torch
 from ldmlab.autoencoders.base import Autoencoder
 from ldmlab.callbacks.budget import Budget, Cost, Limits, Stopwatch
 from ldmlab.callbacks.pictures import AtMilestones, log_picture, save_grid
-from ldmlab.data.loader import Flipped, in_order, random_subset
+from ldmlab.data.loader import images_at_once, in_order, random_subset, training_images
 from ldmlab.metrics.speed import count_parameters
 from ldmlab.modules.autoencoder import AutoencoderModule, latent_report
 from ldmlab.modules.image_data import ImageDataModule
@@ -68,7 +68,7 @@ def _train_vae(run: Run, state: RunState, config: Config, made_by: tuple[str, li
     settings = config["autoencoder"]
     # everything that can be wrong is built and tried before the run's folder is made
     data = build.build_data(config)
-    train_images, val = data.split("train"), data.split("val")
+    train_images, val = training_images(data), data.split("val")
     device = device_of(config)
     quality = quality_of(config, data, device)
     try_trainer(config)
@@ -105,8 +105,8 @@ def _train_vae(run: Run, state: RunState, config: Config, made_by: tuple[str, li
 
     with logging_to(run, config, budget) as loggers:
         if module is not None:
-            source = Flipped(train_images) if getattr(data, "flip", False) else train_images
-            feed = ImageDataModule(source, settings["batch_size"], settings["seed"], config["trainer"]["num_workers"])
+            workers = config["trainer"]["num_workers"]
+            feed = ImageDataModule(train_images, settings["batch_size"], settings["seed"], workers)
             callbacks = [
                 AtMilestones("grids", budget, config["trainer"]["grids"], milestone),
                 AtMilestones("previews", budget, metrics_config["previews"], preview, metrics_config["preview_every"]),
@@ -123,7 +123,8 @@ def _train_vae(run: Run, state: RunState, config: Config, made_by: tuple[str, li
             metrics = measure.measure_real(quality, track)
             metrics |= measure.measure_reconstruction(autoencoder, quality, track, fingerprint)
         rows = random_subset(len(val), STATISTICS_IMAGES, 0)
-        report = latent_report(autoencoder, (batch["image"].to(device) for batch in in_order(val, rows, 250)))
+        batches = in_order(val, rows, images_at_once(data.info.image_size))
+        report = latent_report(autoencoder, (batch["image"].to(device) for batch in batches))
         metrics |= code_metrics(report, autoencoder.codes, len(rows))
         log_values(loggers, named_values(report))
         finish(
@@ -157,13 +158,13 @@ def try_out(module: AutoencoderModule, image_size: int) -> None:
 
 def measure_statistics(autoencoder: Autoencoder, data: ImageData, device: torch.device) -> None:
     """Measures the latents of up to 5,000 training images, with the flips that training uses."""
-    train = data.split("train")
-    source = Flipped(train) if getattr(data, "flip", False) else train
+    source = training_images(data)
     rows = random_subset(len(source), STATISTICS_IMAGES, seed=0)
+    batches = in_order(source, rows, images_at_once(data.info.image_size))
     # the same draws wherever the generator stands: a run that was stopped has drawn fewer numbers since it went on
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        autoencoder.to(device).measure_statistics(batch["image"].to(device) for batch in in_order(source, rows, 250))
+        autoencoder.to(device).measure_statistics(batch["image"].to(device) for batch in batches)
 
 
 def code_metrics(report: dict[str, float | list[float]], codes: int | None, samples: int) -> Metrics:
