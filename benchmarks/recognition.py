@@ -5,7 +5,8 @@
 trains a small network from nothing on the training split of the first run's data, and shows it the validation split as
 each run gives it back. It shares no weights, no architecture and no training data with the networks that losses and
 metrics look through. `same class` is the share of images whose reconstruction it takes for the same class as the image
-itself, whether that is right or not.
+itself, whether that is right or not. `rFD` is the Fréchet distance between the images and their reconstructions in its
+last features, `likeness` the cosine between an image's features and those of its reconstruction.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 
 from ldmlab.data.loader import EndlessBatches, in_order
 from ldmlab.errors import UserError
+from ldmlab.metrics.frechet import frechet_distance
 from ldmlab.tasks import build, measure
 from ldmlab.tasks.console import say
 from ldmlab.tasks.run import read_run
@@ -90,22 +92,37 @@ def train(network: nn.Module, source: ImageSource) -> None:
             say(f"step {step} of {steps}, loss {loss.item():.3f}")
 
 
+class Seen(NamedTuple):
+    """Of N images: the classes that they are taken for, those that they are of, and their last features (N, D)."""
+
+    found: Tensor
+    true: Tensor
+    features: Tensor
+
+
 @torch.inference_mode()
-def recognised(network: nn.Module, source: ImageSource, autoencoder: Any = None) -> tuple[Tensor, Tensor]:
-    """The classes (N,) that images of a source, or their reconstructions, are taken for, and those that they are of."""
+def look(network: nn.Module, source: ImageSource, autoencoder: Any = None) -> Seen:
+    """What a trained classifier sees in the images of a source, or in their reconstructions."""
+    assert isinstance(network, nn.Sequential)
     network.eval()
-    found, true = [], []
+    body, head = network[:-1], network[-1]
+    parts = []
     for batch in in_order(source, range(len(source)), BATCH):
         images = batch["image"] if autoencoder is None else measure.reconstruct(autoencoder, batch["image"])
-        found.append(network(images).argmax(1))
-        true.append(batch["label"])
-    return torch.cat(found), torch.cat(true)
+        features = head[:-1](body(images))  # all but the last, linear layer
+        parts.append((head[-1](features).argmax(1), batch["label"], features))
+    return Seen(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
 def share(hits: Tensor) -> str:
     """A share in percent with its standard error."""
     p = hits.double().mean().item()
     return f"{100 * p:.1f} ± {100 * (p * (1 - p) / len(hits)) ** 0.5:.1f}"
+
+
+def paired(change: Tensor) -> str:
+    """The mean of a value for each image with its standard error."""
+    return f"{change.mean():.3f} ± {change.std() / len(change) ** 0.5:.3f}"
 
 
 def main(paths: list[str]) -> None:
@@ -120,15 +137,20 @@ def main(paths: list[str]) -> None:
     network = classifier(data.info.num_classes)
     train(network, data.split("train"))
     val = data.split("val")
-    own, true = recognised(network, val)
-    print(f"{data.info.name}, {data.info.num_classes} classes, {len(true)} validation images\n")
-    print("| images | right class, % | same class, % |\n| --- | ---: | ---: |")
-    print(f"| real | {share(own == true)} | |")
+    own = look(network, val)
+    print(f"{data.info.name}, {data.info.num_classes} classes, {len(own.true)} validation images\n")
+    print("| images | right class, % | same class, % | rFD | likeness |\n| --- | ---: | ---: | ---: | ---: |")
+    print(f"| real | {share(own.found == own.true)} | | | |")
     for run in runs:
         if yaml.safe_dump(run.config["data"]) != yaml.safe_dump(runs[0].config["data"]):
             raise UserError(f"recognition: {run} is of other data")
-        found, _ = recognised(network, val, build.load_autoencoder(run.path)[0])
-        print(f"| {run.path.name} | {share(found == true)} | {share(found == own)} |")
+        seen = look(network, val, build.load_autoencoder(run.path)[0])
+        distance = frechet_distance(own.features, seen.features)
+        likeness = paired(F.cosine_similarity(own.features, seen.features))
+        print(
+            f"| {run.path.name} | {share(seen.found == own.true)} | {share(seen.found == own.found)} "
+            f"| {distance:.3f} | {likeness} |"
+        )
 
 
 if __name__ == "__main__":

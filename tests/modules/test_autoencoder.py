@@ -187,6 +187,17 @@ def test_all_that_tells_of_a_collapse_is_logged():
     }  # fmt: skip
 
 
+def test_the_kl_is_computed_in_full_precision_whatever_the_network_runs_in():
+    features = torch.randn(2, 8, 4, 4) * 0.01
+    with torch.autocast("cpu", torch.bfloat16):
+        posterior = KL(1.0).posterior(features.bfloat16())
+        assert posterior.kl().dtype == torch.float32
+    expected = torch.distributions.kl_divergence(
+        torch.distributions.Normal(posterior.mean, posterior.std), torch.distributions.Normal(0.0, 1.0)
+    )
+    torch.testing.assert_close(posterior.kl(), expected, atol=1e-7, rtol=1e-3)
+
+
 def test_moved_latents_are_compared_with_moved_images():
     module = AutoencoderModule(autoencoder(KL(0.0)), sgd, ReconstructionLoss(), Equivariance(1.0, 0.5))
     told = batch()

@@ -6,10 +6,10 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from ldmlab.autoencoders.convolutional import PaperAutoencoder
-from ldmlab.autoencoders.regularizers import KL, VQ
+from ldmlab.autoencoders.regularizers import VQ
 from ldmlab.errors import UserError
 from ldmlab.hydra_app import find_folder
 from ldmlab.interop import autoencoders as interop
@@ -183,6 +183,23 @@ def compvis_names(state, levels):
     return renamed
 
 
+class Callback:
+    """What Lightning pickles into its checkpoints: an object with a state."""
+
+    def __init__(self):
+        self.best = {"score": 1.0}
+
+
+class Program:
+    """A pickle that, opened as pickles are, makes a file."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
 @pytest.mark.parametrize("name", ["kl", "kl, attention", "vq", "vq, attention", "vq, other length of codes"])
 @pytest.mark.parametrize("whole_model", [False, True])
 def test_a_checkpoint_of_compvis_gives_the_same_latents_and_images(name, whole_model, tmp_path, monkeypatch):
@@ -194,7 +211,8 @@ def test_a_checkpoint_of_compvis_gives_the_same_latents_and_images(name, whole_m
         state = {f"first_stage_model.{key}": value for key, value in state.items()}
         state |= {"scale_factor": torch.tensor(0.25), "model.diffusion_model.time_embed.0.weight": torch.zeros(2)}
     file = tmp_path / "model.ckpt"
-    torch.save({"state_dict": state, "global_step": 7}, file)
+    callbacks = {Callback: {"best": 1.0}, "other": Callback()}
+    torch.save({"state_dict": state, "global_step": 7, "callbacks": callbacks}, file)
     monkeypatch.setattr(interop, "COMPVIS_GROUPS", 4)  # 32 in every published one, which needs wider networks
     ours = interop.load(str(file), 4)
     assert_equal_functions(ours, theirs, 4)
@@ -231,18 +249,38 @@ def test_what_cannot_be_loaded_ends_in_one_line(tmp_path):
     (tmp_path / "broken.ckpt").write_bytes(b"nothing")
     with pytest.raises(UserError, match=r"broken\.ckpt"):
         interop.load(str(tmp_path / "broken.ckpt"), 4)
+    (tmp_path / "page.ckpt").write_text("<!DOCTYPE html><html>not found</html>")
+    with pytest.raises(UserError, match="perhaps a page"):
+        interop.load(str(tmp_path / "page.ckpt"), 4)
+    torch.save([torch.zeros(1)], tmp_path / "list.ckpt")
+    with pytest.raises(UserError, match="holds no weights by name"):
+        interop.load(str(tmp_path / "list.ckpt"), 4)
     save_file({"weight": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(UserError, match="not those of such an autoencoder"):
         interop.load(str(tmp_path / "other.safetensors"), 4)
+    weights = tmp_path / "right" / "diffusion_pytorch_model.safetensors"
+    with pytest.raises(UserError, match="give the folder"):
+        interop.load(str(weights), 4)
+    half = {name: weight for name, weight in load_file(weights).items() if "decoder.up_blocks.1" not in name}
+    save_file(half, weights)
+    with pytest.raises(UserError, match=r"Missing key.* \.\.\.$") as raised:
+        interop.load(str(tmp_path / "right"), 4)
+    assert len(str(raised.value)) < 500
     (tmp_path / "right" / "diffusion_pytorch_model.safetensors").unlink()
     with pytest.raises(UserError, match="has no weights"):
         interop.load(str(tmp_path / "right"), 4)
 
 
-def test_pickles_that_hold_more_than_weights_are_not_opened(tmp_path):
-    torch.save({"state_dict": {}, "callback": KL}, tmp_path / "model.ckpt")
-    with pytest.raises(UserError, match="holds more than weights"):
+@pytest.mark.parametrize("zipped", [True, False])
+def test_programs_in_pickles_do_not_run(zipped, tmp_path):
+    content = {"state_dict": {"weight": torch.zeros(1)}, "callback": Program(tmp_path / "made")}
+    torch.save(content, tmp_path / "model.ckpt", _use_new_zipfile_serialization=zipped)
+    problem = "not those of such an autoencoder" if zipped else "holds more than weights"
+    with pytest.raises(UserError, match=problem):
         interop.load(str(tmp_path / "model.ckpt"), 4)
+    assert not (tmp_path / "made").exists()
+    torch.load(tmp_path / "model.ckpt", weights_only=False)["callback"].close()
+    assert (tmp_path / "made").exists()  # as it would have, opened without care
 
 
 def test_an_untrained_network_of_the_paper_has_its_published_structure():

@@ -120,6 +120,14 @@ def write_parquet(folder, images, **columns):
         (["train-ldm", "trainer.lightning.precision=bf16-true"], "32-true or bf16-mixed"),
         (["train-ldm", "optimizer=adamw", "trainer.lightning.precision=bf16-mixed"], "optimizer.fused=false"),
         (["train-vae", "autoencoder/adversarial=patchgan", "trainer.lightning.precision=16-mixed"], "use bf16-mixed"),
+        (
+            [
+                "train-vae",
+                "autoencoder/adversarial=patchgan",
+                "+trainer.lightning.gradient_clip_algorithm=value",
+            ],
+            "gradient_clip_algorithm: with autoencoder/adversarial only norm",
+        ),
         (["train-vae", "autoencoder/perceptual=effnet_lite1", "autoencoder.perceptual.stages=9"], "perceptual.stages:"),
         (
             ["train-vae", "autoencoder/adversarial=patchgan", "autoencoder.adversarial.start=0.9"],

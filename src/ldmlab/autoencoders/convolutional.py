@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ldmlab.autoencoders.base import Autoencoder, DiagonalGaussian
 from ldmlab.autoencoders.networks import PaperDecoder, PaperEncoder, SmallDecoder, SmallEncoder
-from ldmlab.autoencoders.regularizers import Move, Regularizer, stay
+from ldmlab.autoencoders.regularizers import LatentMove, Regularizer, stay
 from ldmlab.settings import SettingError, is_whole, require, require_counts
 
 
@@ -55,7 +55,7 @@ class ConvolutionalAutoencoder(Autoencoder):
         assert isinstance(weight, Tensor)
         return weight
 
-    def forward(self, images: Tensor, move: Move = stay) -> Reconstruction:
+    def forward(self, images: Tensor, move: LatentMove = stay) -> Reconstruction:
         """Images (B, 3, H, W) through the autoencoder as in training; `move` is what happens to latents on the way."""
         latents, penalty, values = self.regularizer(self.encode_whole(images), images.numel(), move)
         return Reconstruction(self.decoder(latents), penalty, values)

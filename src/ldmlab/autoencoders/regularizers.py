@@ -20,7 +20,7 @@ from ldmlab.settings import is_number, is_whole, require, require_not_negative
 
 LARGEST_MATRIX = 2**24  # distances from latents to codes at a time
 
-Move = Callable[[Tensor], Tensor]
+LatentMove = Callable[[Tensor], Tensor]
 """What training does to latents (B, C, h, w) before they are decoded, see `equivariance`."""
 
 
@@ -58,7 +58,7 @@ class Regularizer(nn.Module):
         """The code (B, h, w) of each position, from 0 to `codes` - 1."""
         raise NotImplementedError
 
-    def forward(self, posterior: DiagonalGaussian, pixel_values: int, move: Move = stay) -> Regularized:
+    def forward(self, posterior: DiagonalGaussian, pixel_values: int, move: LatentMove = stay) -> Regularized:
         """One training step's way from posterior to decoder.
 
         `pixel_values` is the number of values in the batch of images, by which penalties in nats are divided.
@@ -85,10 +85,11 @@ class KL(Regularizer):
 
     def posterior(self, features: Tensor) -> DiagonalGaussian:
         """Mean and log-variance are the two halves of the channels."""
-        mean, log_variance = features.chunk(2, dim=1)
+        # in float32: in bf16 the KL of a value near the prior, a difference of near numbers, would be rounding errors
+        mean, log_variance = features.float().chunk(2, dim=1)
         return DiagonalGaussian(mean, torch.exp(0.5 * log_variance.clamp(-30, 20)))
 
-    def forward(self, posterior: DiagonalGaussian, pixel_values: int, move: Move = stay) -> Regularized:
+    def forward(self, posterior: DiagonalGaussian, pixel_values: int, move: LatentMove = stay) -> Regularized:
         """A draw, and the penalty."""
         latents = posterior.sample()
         per_channel = posterior.kl().mean((0, 2, 3))
@@ -152,7 +153,7 @@ class VQ(Regularizer):
     def _look_up(self, indices: Tensor) -> Tensor:
         return self.codebook[indices].movedim(-1, 1)
 
-    def forward(self, posterior: DiagonalGaussian, pixel_values: int, move: Move = stay) -> Regularized:
+    def forward(self, posterior: DiagonalGaussian, pixel_values: int, move: LatentMove = stay) -> Regularized:
         """The nearest codes, the commitment, and how many codes are in use; in training the codebook follows."""
         latents = move(posterior.mean)
         if self.training and not self.begun:
@@ -255,7 +256,7 @@ class FSQ(Regularizer):
         digits = (self._level(latents) + _per_channel(self.half_width)).long()
         return (digits * _per_channel(self.places)).sum(1)
 
-    def forward(self, posterior: DiagonalGaussian, pixel_values: int, move: Move = stay) -> Regularized:
+    def forward(self, posterior: DiagonalGaussian, pixel_values: int, move: LatentMove = stay) -> Regularized:
         """The nearest levels, and how many codes are in use."""
         latents = move(posterior.mean)
         through = latents + (self.decoder_input(latents) - latents).detach()

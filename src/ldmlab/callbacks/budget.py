@@ -193,7 +193,10 @@ class Budget(L.Callback):
 
 
 def step_flops(module: Any, batch: Batch) -> float:
-    """Floating-point operations of one forward and backward pass of `module.loss(batch)`; leaves no trace."""
+    """Floating-point operations of one forward and backward pass of `module.loss(batch)`; leaves no trace.
+
+    Of whole images: training that makes some of them smaller (`equivariance`) takes fewer.
+    """
     before = [buffer.clone() for buffer in module.buffers()]
     accumulated = [(parameter, parameter.grad) for parameter in module.parameters()]
     module.zero_grad(set_to_none=True)

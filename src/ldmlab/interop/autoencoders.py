@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import json
 import math
-import pickle
 import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from ldmlab.autoencoders.base import Autoencoder
@@ -24,9 +21,9 @@ from ldmlab.autoencoders.convolutional import PaperAutoencoder
 from ldmlab.autoencoders.regularizers import KL, VQ, Regularizer
 from ldmlab.autoencoders.tiny import TinyAutoencoder
 from ldmlab.errors import UserError
+from ldmlab.interop.checkpoints import SUFFIXES, Weights, read_weights
 from ldmlab.settings import SettingError, require
 
-Weights = dict[str, Tensor]
 Config = dict[str, Any]
 
 OPTION = "autoencoder.path"
@@ -35,7 +32,6 @@ CLASSES = ("AutoencoderKL", "VQModel", "AutoencoderTiny")
 ACTIVATIONS = {"AutoencoderKL": "silu", "VQModel": "silu", "AutoencoderTiny": "relu"}
 USUAL_SCALING = {"AutoencoderKL": 0.18215, "AutoencoderTiny": 1.0}  # of folders older than the setting
 WEIGHT_FILES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
-SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 
 COMPVIS_GROUPS = 32  # of the group norms, which no checkpoint says
 
@@ -158,25 +154,8 @@ def _download(address: str) -> Path:
 def _read(folder: Path, files: Iterable[str]) -> Weights:
     for file in files:
         if (folder / file).is_file():
-            return _read_file(folder / file)
+            return read_weights(folder / file, OPTION)
     raise UserError(f"{OPTION}: {folder} has no weights ({', '.join(files)})")
-
-
-def _read_file(file: Path) -> Any:
-    try:
-        if file.suffix == ".safetensors":
-            return load_file(file)
-        # weights_only: the file is somebody else's pickle
-        return torch.load(file, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise UserError(f"{OPTION}: no such file: {file}") from None
-    except pickle.UnpicklingError as error:
-        raise UserError(
-            f"{OPTION}: {file} holds more than weights, which is not opened as it may hold a program: save its "
-            "state_dict alone, best as .safetensors"
-        ) from error
-    except (OSError, RuntimeError, EOFError, SafetensorError) as error:
-        raise UserError(f"{OPTION}: {file} cannot be read ({str(error).splitlines()[0]})") from error
 
 
 def _from_diffusers(config: Config, weights: Weights) -> Autoencoder:
@@ -197,8 +176,9 @@ def _from_diffusers(config: Config, weights: Weights) -> Autoencoder:
 
 
 def _from_checkpoint(file: Path) -> Autoencoder:
-    content = _read_file(file)
-    weights = content.get("state_dict", content)
+    weights = read_weights(file, OPTION)
+    if any(".down_blocks." in name for name in weights):
+        raise UserError(f"{OPTION}: {file} is a part of a diffusers folder: give the folder, with its config.json")
     scaling = weights.get("scale_factor")
     # a checkpoint of the whole model holds its first stage under this name
     inside = "first_stage_model."
@@ -327,5 +307,7 @@ def _fill(autoencoder: Autoencoder, weights: Weights) -> None:
         # load_state_dict converts half precision
         autoencoder.load_state_dict({**statistics, **weights})
     except RuntimeError as error:
-        problem = " ".join(str(error).split())
+        # one of perhaps hundreds of lines of keys; the first line only says which class it is
+        problems = [line.strip() for line in str(error).splitlines()][1:]
+        problem = f"{problems[0][:200]}{' ...' if len(problems) > 1 or len(problems[0]) > 200 else ''}"
         raise UserError(f"{OPTION}: the weights do not fit the autoencoder they seem to be of: {problem}") from error

@@ -187,7 +187,10 @@ def check_trainer(config: Config) -> None:
     precision = {"16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true", "64": "64-true"}.get(precision, precision)
     if precision.endswith("-true") and precision != "32-true":
         raise UserError(f"trainer.lightning.precision: {precision} is not supported; use 32-true or bf16-mixed")
-    if precision == "16-mixed" and value_at(config, "autoencoder.adversarial") not in (ABSENT, None):
+    adversarial = value_at(config, "autoencoder.adversarial") not in (ABSENT, None)
+    if adversarial and lightning.get("gradient_clip_algorithm") not in (None, "norm"):
+        raise UserError("trainer.lightning.gradient_clip_algorithm: with autoencoder/adversarial only norm is possible")
+    if precision == "16-mixed" and adversarial:
         raise UserError(
             "trainer.lightning.precision: 16-mixed scales the loss of one optimiser only, and autoencoder/adversarial "
             "has two; use bf16-mixed or 32-true"

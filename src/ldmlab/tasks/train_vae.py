@@ -82,6 +82,8 @@ def _train_vae(run: Run, state: RunState, config: Config, made_by: tuple[str, li
         try_out(module, data.info.image_size)
     quality.refuse(autoencoder.trained_against)
     run.prepare(state, *made_by)
+    if autoencoder.scaled:
+        say(f"{run}: latents scaled as {settings['path']} says; autoencoder.scaling=measured fits them to the data")
 
     fixed = val.__getitems__(range(min(GRID_IMAGES, len(val))))["image"]
 

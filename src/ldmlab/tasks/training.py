@@ -97,7 +97,10 @@ def fit(
     arguments = trainer_arguments(config)
     if not module.automatic_optimization:
         # such a module accumulates and clips by itself, and Lightning refuses to be asked for it
+        every, batches = arguments.get("log_every_n_steps") or 50, arguments.get("accumulate_grad_batches", 1)
         arguments |= {"accumulate_grad_batches": 1, "gradient_clip_val": None}
+        # Lightning counts batches then. This way optimiser steps are counted, and only batches that make one are logged
+        arguments |= {"log_every_n_steps": every * batches}
     trainer = L.Trainer(
         **arguments,
         default_root_dir=run.path,
