@@ -1,6 +1,7 @@
 """Stage one from the command line: every regularizer, losses, pretrained ones, and diffusion on top of them."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -106,6 +107,16 @@ def test_diffusion_sees_latents_before_they_are_rounded(ldmlab):
     assert torch.cdist(latents.movedim(1, -1).reshape(-1, 4), codes).amin() > 0
     assert "autoencoder-vq" in told["autoencoder_from"]
     assert ldmlab("sample", "from=runs/t/ldm", "n=2") == 0
+
+
+def test_a_sweep_of_diffusion_over_an_autoencoder_s_group_trains_one_autoencoder_each(ldmlab):
+    swept = "autoencoder/equivariance=none,eq_vae"
+    assert ldmlab("train-ldm", *TINY_LDM, "study=t", swept, "-m") == 0
+    autoencoders = {path.name for path in (ldmlab.folder / "runs/t").glob("vae-*")}
+    assert len(autoencoders) == 2
+    for told in map(json.loads, map(Path.read_text, (ldmlab.folder / "runs/t").glob("ldm-*/summary.json"))):
+        assert told["choices"]["autoencoder/equivariance"] in told["autoencoder_from"]
+    assert {"equivariance-none" in name for name in autoencoders} == {True, False}
 
 
 @pytest.fixture

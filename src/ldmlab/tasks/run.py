@@ -57,6 +57,11 @@ def key_of(override: str) -> str:
     return override.lstrip("+~").partition("=")[0]
 
 
+def group_of(override: str) -> str:
+    """The outermost group of what an override sets: "autoencoder" of autoencoder/size=paper, autoencoder.codes=16."""
+    return re.split(r"[./@]", key_of(override))[0]
+
+
 def run_name(stage: str, factor: str, overrides: list[str], swept: Sequence[str] = ()) -> str:
     """The automatic name: stage, factor, and each override that changes what the run is.
 
@@ -66,14 +71,14 @@ def run_name(stage: str, factor: str, overrides: list[str], swept: Sequence[str]
     parts = [f"{stage}-{factor}"]
     for override in sorted(overrides):
         key, value = key_of(override), override.partition("=")[2]
-        group = key.split(".")[0].split("@")[0]
+        group = group_of(override)
         # `downsampling=f4` is in every name, `downsampling.latent_channels=8` is a change
         if key in NEVER_NAMED or group == "hydra":
             continue
         if group in SELDOM_NAMED and key not in swept:
             continue
         # a stage-one run has no other batch size than the autoencoder's
-        shown = key.removeprefix("autoencoder.") if stage == "vae" else key
+        shown = re.sub(r"^autoencoder[./]", "", key) if stage == "vae" else key
         parts.append(f"{shown}-{value}")
     return re.sub(r"[^\w.+-]+", "_", "-".join(parts)).strip("_")
 

@@ -26,7 +26,7 @@ from ldmlab.tasks.console import say, track
 from ldmlab.tasks.grid import grid_conditions
 from ldmlab.tasks.quality import Quality, quality_of, to_device
 from ldmlab.tasks.recipes import measure_diffusion, recipe_key, recipe_of
-from ldmlab.tasks.run import VOLATILE, Run, key_of, read_run, run_name
+from ldmlab.tasks.run import VOLATILE, Run, group_of, key_of, read_run, run_name
 from ldmlab.tasks.train_vae import STAGE_TWO, measure_statistics, train_vae
 from ldmlab.tasks.training import PREVIEWED, device_of, finish, fit, log_preview, logging_to, set_up, try_trainer
 from ldmlab.types import ImageData, ImageSource
@@ -40,7 +40,7 @@ def train_ldm(config: Config, overrides: list[str]) -> Run:
     if config["downsampling"]["factor"] == 1:
         # whatever a sweep over factors says of the autoencoders of the others
         config["autoencoder"] = build.IDENTITY
-        naming = [override for override in overrides if key_of(override).split(".")[0] != "autoencoder"]
+        naming = [override for override in overrides if group_of(override) != "autoencoder"]
     if config["autoencoder_from"] is not None:
         trained = read_run(config["autoencoder_from"], "autoencoder", "autoencoder_from").config
         config |= {key: trained[key] for key in ("autoencoder", "downsampling")}
@@ -114,7 +114,7 @@ def stage_one(config: Config, overrides: list[str]) -> Run | None:
     )
     stage_one_config: Config = {
         **{key: config[key] for key in shared},
-        "choices": {group: choice for group, choice in config["choices"].items() if group in shared},
+        "choices": {group: choice for group, choice in config["choices"].items() if group_of(group) in shared},
         "swept": config.get("swept", ()),
         "name": "auto",
         "overwrite": False,  # other runs may stand on it
@@ -128,7 +128,7 @@ def stage_one(config: Config, overrides: list[str]) -> Run | None:
 def concerns_stage_one(override: str, swept: Sequence[str]) -> bool:
     """Whether an override makes another autoencoder, and so belongs in its name."""
     key = key_of(override)
-    group = key.split(".")[0]
+    group = group_of(override)
     if group in ("autoencoder", "downsampling"):
         return True
     if group == "trainer":
