@@ -12,7 +12,7 @@ def test_a_name_says_what_was_changed_and_no_more():
 
 def test_a_stage_one_name_drops_the_group():
     assert run_name("vae", "f8", ["autoencoder.batch_size=8"]) == "vae-f8-batch_size-8"
-    assert run_name("vae", "f8", ["autoencoder/size=paper", "autoencoder=vq"]) == "vae-f8-autoencoder-vq-size-paper"
+    assert run_name("vae", "f8", ["autoencoder/size=paper", "autoencoder=vq"]) == "vae-f8-size-paper-autoencoder-vq"
 
 
 def test_groups_within_a_seldom_named_group_are_as_seldom_named():
