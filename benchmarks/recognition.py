@@ -54,12 +54,12 @@ class Block(nn.Module):
         return F.relu(self.body(x) + self.skip(x))
 
 
-def classifier(classes: int) -> nn.Module:
-    """Images (B, 3, H, W) in [-1, 1] to logits (B, classes)."""
+def classifier(classes: int) -> nn.Sequential:
+    """Images (B, 3, H, W) in [-1, 1] to logits (B, classes); the last layer takes features (B, D) to these."""
     stem = nn.Sequential(nn.Conv2d(3, WIDTHS[0], 3, padding=1, bias=False), nn.BatchNorm2d(WIDTHS[0]), nn.ReLU())
     blocks = [Block(a, b) for a, b in zip(WIDTHS[:1] + WIDTHS, WIDTHS, strict=False)]
-    head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.3), nn.Linear(WIDTHS[-1], classes))
-    return nn.Sequential(stem, *blocks, head)
+    pooled = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.3))
+    return nn.Sequential(stem, *blocks, *pooled, nn.Linear(WIDTHS[-1], classes))
 
 
 def augmented(images: Tensor) -> Tensor:
@@ -101,16 +101,14 @@ class Seen(NamedTuple):
 
 
 @torch.inference_mode()
-def look(network: nn.Module, source: ImageSource, autoencoder: Any = None) -> Seen:
+def look(network: nn.Sequential, source: ImageSource, autoencoder: Any = None) -> Seen:
     """What a trained classifier sees in the images of a source, or in their reconstructions."""
-    assert isinstance(network, nn.Sequential)
     network.eval()
-    body, head = network[:-1], network[-1]
     parts = []
     for batch in in_order(source, range(len(source)), BATCH):
         images = batch["image"] if autoencoder is None else measure.reconstruct(autoencoder, batch["image"])
-        features = head[:-1](body(images))  # all but the last, linear layer
-        parts.append((head[-1](features).argmax(1), batch["label"], features))
+        features = network[:-1](images)
+        parts.append((network[-1](features).argmax(1), batch["label"], features))
     return Seen(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 

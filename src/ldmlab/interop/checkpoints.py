@@ -61,7 +61,7 @@ def _unpickled(file: Path) -> Any:
     with file.open("rb") as opened:
         begins = opened.read(1)
     if zipfile.is_zipfile(file):
-        strangers = [(Unopened, name) for name in get_unsafe_globals_in_checkpoint(file)]
+        strangers: list[Any] = [(Unopened, name) for name in get_unsafe_globals_in_checkpoint(file)]
     elif begins == pickle.PROTO:  # as torch saved before version 1.6
         strangers = []
     else:
