@@ -67,6 +67,15 @@ def test_all_losses_at_once_are_logged_and_the_discriminator_stays_out_of_the_mo
     assert flops["adversarial"] > flops["discriminator"] > 0
 
 
+def test_with_a_discriminator_too_it_is_optimiser_steps_that_are_logged(ldmlab):
+    often = ["trainer.lightning.accumulate_grad_batches=2", "trainer.lightning.log_every_n_steps=3"]
+    assert ldmlab("train-vae", *TINY_GAN, "study=t", "name=v", *often) == 0
+    lines = map(json.loads, (ldmlab.folder / "runs/t/v/metrics.jsonl").read_text().splitlines())
+    logged = [line for line in lines if "train/loss" in line]
+    assert len(logged) == 2  # of six steps
+    assert all("train/gradient_norm_autoencoder" in line for line in logged)
+
+
 def test_a_network_that_was_trained_against_cannot_judge(ldmlab, monkeypatch):
     monkeypatch.setattr("ldmlab.autoencoders.perceptual.EffNetLite1", PleasesTheJudge)
     options = ["autoencoder/perceptual=effnet_lite1", "study=t", "name=v"]
