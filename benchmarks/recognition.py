@@ -112,15 +112,15 @@ def look(network: nn.Sequential, source: ImageSource, autoencoder: Any = None) -
     return Seen(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
+def shown(values: Tensor, digits: int) -> str:
+    """The mean of a value for each image with its standard error."""
+    told = measure.with_error(values, {})
+    return f"{told['value']:.{digits}f} ± {told['standard_error']:.{digits}f}"
+
+
 def share(hits: Tensor) -> str:
     """A share in percent with its standard error."""
-    p = hits.double().mean().item()
-    return f"{100 * p:.1f} ± {100 * (p * (1 - p) / len(hits)) ** 0.5:.1f}"
-
-
-def paired(change: Tensor) -> str:
-    """The mean of a value for each image with its standard error."""
-    return f"{change.mean():.3f} ± {change.std() / len(change) ** 0.5:.3f}"
+    return shown(100 * hits.double(), 1)
 
 
 def main(paths: list[str]) -> None:
@@ -144,7 +144,7 @@ def main(paths: list[str]) -> None:
             raise UserError(f"recognition: {run} is of other data")
         seen = look(network, val, build.load_autoencoder(run.path)[0])
         distance = frechet_distance(own.features, seen.features)
-        likeness = paired(F.cosine_similarity(own.features, seen.features))
+        likeness = shown(F.cosine_similarity(own.features, seen.features), 3)
         print(
             f"| {run.path.name} | {share(seen.found == own.true)} | {share(seen.found == own.found)} "
             f"| {distance:.3f} | {likeness} |"

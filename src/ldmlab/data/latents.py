@@ -100,8 +100,8 @@ def cache_latents(
 
     `keys` are the entries of a batch that are kept beside the moments: what the conditioner reads, and no more. The
     folder appears when it is complete, so an interrupted run leaves none. `progress(batches, count)` may wrap the
-    iteration to show how far it is. Unless given, `batch_size` is as large as images of this
-    size allow.
+    iteration to show how far it is. Unless given, `batch_size` is as large as images of this size
+    allow.
 
     Raises:
         UserError: the disk has no room for the cache.

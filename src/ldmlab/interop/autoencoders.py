@@ -307,7 +307,7 @@ def _fill(autoencoder: Autoencoder, weights: Weights) -> None:
         # load_state_dict converts half precision
         autoencoder.load_state_dict({**statistics, **weights})
     except RuntimeError as error:
-        # one of perhaps hundreds of lines of keys; the first line only says which class it is
-        problems = [line.strip() for line in str(error).splitlines()][1:]
-        problem = f"{problems[0][:200]}{' ...' if len(problems) > 1 or len(problems[0]) > 200 else ''}"
+        # perhaps hundreds of keys, below a line that only says which class it is
+        problem = " ".join(str(error).partition("\n")[2].split() or str(error).split())
+        problem = f"{problem[:200]} ..." if len(problem) > 200 else problem
         raise UserError(f"{OPTION}: the weights do not fit the autoencoder they seem to be of: {problem}") from error

@@ -50,10 +50,9 @@ def read_weights(file: Path, option: str) -> Weights:
         ) from error
     except (OSError, RuntimeError, ValueError, EOFError, SafetensorError) as error:
         raise UserError(f"{option}: {file} cannot be read ({str(error).splitlines()[0]})") from error
-    found: Any = content.get("state_dict", content) if isinstance(content, dict) else None
-    weights = (
-        {name: value for name, value in found.items() if isinstance(value, Tensor)} if isinstance(found, dict) else {}
-    )
+    found: Any = content.get("state_dict", content) if isinstance(content, dict) else content
+    named = found.items() if isinstance(found, dict) else ()
+    weights = {name: value for name, value in named if isinstance(value, Tensor)}
     if not weights:
         raise UserError(f"{option}: {file} holds no weights by name")
     return weights

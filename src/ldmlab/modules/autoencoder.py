@@ -263,17 +263,13 @@ def latent_report(autoencoder: Autoencoder, batches: Iterable[Tensor]) -> dict[s
     codes = autoencoder.codes
     counts = torch.zeros(codes or 0, dtype=torch.long)
     # sums in float64, as all latents of large images would not fit into memory
-    values, low, high, uncertain = 0, torch.inf, -torch.inf, False
+    values, low, high = 0, torch.inf, -torch.inf
     sums = torch.zeros(4, autoencoder.latent_channels, dtype=torch.float64)
     for images in batches:
         posterior = autoencoder.encode(images)
         mean, std = posterior.mean.double(), posterior.std.double()
-        parts = [mean, mean.square(), std.square()]
-        if std.any():
-            uncertain = True
-            parts.append(posterior.kl())
-        for row, part in zip(sums, parts, strict=False):
-            row += part.sum((0, 2, 3)).cpu()
+        parts = torch.stack([mean, mean.square(), std.square(), posterior.kl().double()])
+        sums += parts.sum((1, 3, 4)).cpu()
         values += mean[:, 0].numel()
         low, high = min(low, posterior.mean.min().item()), max(high, posterior.mean.max().item())
         if codes:
@@ -290,7 +286,7 @@ def latent_report(autoencoder: Autoencoder, batches: Iterable[Tensor]) -> dict[s
         "min": low,
         "max": high,
     }
-    if uncertain:
+    if own_variance.any():
         report["kl_per_channel"] = kl.tolist()
     if codes:
         report |= {name: float(value) for name, value in code_use(counts).items()}

@@ -13,7 +13,6 @@ from hydra.utils import get_class
 from torch import Tensor
 
 from ldmlab.autoencoders.base import Autoencoder
-from ldmlab.data.loader import in_order
 from ldmlab.diffusion.guidance import Guidance
 from ldmlab.diffusion.samplers import Sampler
 from ldmlab.metrics import processes
@@ -43,11 +42,9 @@ def measure_reconstruction(
     """
     source = quality.data.split(quality.split)
     own = [quality.rows[place] for place in processes.share(quality.samples)]
-    batches = in_order(source, own, quality.batch_size)
     values: dict[str, list[Tensor]] = {}
     features: list[Features] = []
-    count = -(-len(own) // quality.batch_size)
-    for batch in track(batches, count, f"reconstructing {quality.samples:,} images"):
+    for batch in quality.batches(source, own, track, f"reconstructing {quality.samples:,} images"):
         images = batch["image"].to(quality.device)
         reconstructions = reconstruct(autoencoder, images)
         for name, value in reconstruction_quality(images, reconstructions, quality.lpips).items():

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ldmlab.data.loader import in_order
 from ldmlab.diffusion.likelihood import prior_term, step_term
 from ldmlab.diffusion.posterior import NOT_LEARNED, VARIANCES
 from ldmlab.diffusion.samplers import PerSampleNoise
@@ -68,7 +67,7 @@ def measure_likelihood(
     bins = model.bins()
     source = quality.data.split(quality.split)
     places = processes.share(quality.samples)
-    batches = in_order(source, [quality.rows[place] for place in places], quality.batch_size)
+    rows = [quality.rows[place] for place in places]
     # terms are largest near the data; all of them are drawn once where there are as many draws as terms
     few = times < steps - 1
     probability = 1 / torch.arange(2, steps + 1, dtype=torch.float64, device=quality.device) ** (1 if few else 0)
@@ -76,8 +75,7 @@ def measure_likelihood(
     terms: list[Tensor] = []
     drawn: list[Tensor] = []
     start = 0
-    count_batches = -(-len(places) // quality.batch_size)
-    for batch in track(batches, count_batches, f"bound of {quality.samples:,} images ({detail})"):
+    for batch in quality.batches(source, rows, track, f"bound of {quality.samples:,} images ({detail})"):
         batch = to_device(batch, quality.device)
         count = len(batch["image"])
         randn_like = PerSampleNoise([seed_of(seed, place) for place in places[start : start + count]])

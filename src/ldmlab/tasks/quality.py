@@ -134,6 +134,11 @@ class Quality:
         """How many images are looked at at once."""
         return images_at_once(self.data.info.image_size, EXTRACTION_BATCH)
 
+    def batches(self, source: ImageSource, rows: Sequence[int], track: Track, title: str) -> Iterable[Batch]:
+        """Images `rows` of a source with what is known of them, as many at once as there are to be."""
+        count = -(-len(rows) // self.batch_size)
+        return track(in_order(source, rows, self.batch_size), count, title)
+
     @property
     def prefix(self) -> str:
         """What the names of distances begin with: the split, or the reference file's name."""
@@ -223,9 +228,7 @@ class Quality:
     ) -> Features:
         """Features of images `rows` of a source, after `change`; processes share the work."""
         own = [rows[place] for place in processes.share(len(rows))]
-        batches = in_order(source, own, self.batch_size)
-        count = -(-len(own) // self.batch_size)
-        images = (change(batch["image"].to(self.device)) for batch in track(batches, count, title))
+        images = (change(batch["image"].to(self.device)) for batch in self.batches(source, own, track, title))
         return gather(self.features(images), len(rows))
 
     def _key(self, split: str, rows: Sequence[int]) -> str:

@@ -15,7 +15,7 @@ from ldmlab.autoencoders.base import Autoencoder
 from ldmlab.callbacks.budget import Budget, Cost, Limits
 from ldmlab.callbacks.pictures import AtMilestones, log_picture, save_grid
 from ldmlab.data.latents import cache_latents, latents_key
-from ldmlab.data.loader import training_images
+from ldmlab.data.loader import Flipped, training_images
 from ldmlab.errors import UserError
 from ldmlab.metrics.speed import count_flops, count_parameters
 from ldmlab.modules.image_data import ImageDataModule
@@ -250,7 +250,7 @@ def training_source(
     images = training_images(data)
     if autoencoder.downsampling_factor == 1:
         return images, Cost()
-    key = latents_key(fingerprint, data.info.fingerprint, "train", getattr(data, "flip", False), keys)
+    key = latents_key(fingerprint, data.info.fingerprint, "train", isinstance(images, Flipped), keys)
 
     @torch.inference_mode()
     def encode(batch: Tensor) -> tuple[Tensor, Tensor]:

@@ -96,11 +96,10 @@ def fit(
         module = module.to(memory_format=torch.channels_last)
     arguments = trainer_arguments(config)
     if not module.automatic_optimization:
-        # such a module accumulates and clips by itself, and Lightning refuses to be asked for it
-        every, batches = arguments.get("log_every_n_steps") or 50, arguments.get("accumulate_grad_batches", 1)
-        arguments |= {"accumulate_grad_batches": 1, "gradient_clip_val": None}
-        # Lightning counts batches then. This way optimiser steps are counted, and only batches that make one are logged
-        arguments |= {"log_every_n_steps": every * batches}
+        # such a module accumulates and clips by itself, and Lightning refuses to be asked for it; Lightning counts
+        # batches then, where this many make an optimiser step, and only those that do are to be logged
+        batches = arguments.get("accumulate_grad_batches", 1) * (arguments.get("log_every_n_steps") or 50)
+        arguments |= {"accumulate_grad_batches": 1, "gradient_clip_val": None, "log_every_n_steps": batches}
     trainer = L.Trainer(
         **arguments,
         default_root_dir=run.path,
