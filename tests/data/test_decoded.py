@@ -23,6 +23,7 @@ class Encoded:
 
     def __init__(self, images, labels=None, captions=None):
         self.images, self.labels, self.captions, self.reads = images, labels, captions, 0
+        self.semantic = self.boxes = None
 
     def __len__(self):
         return len(self.images)

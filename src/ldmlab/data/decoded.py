@@ -5,6 +5,8 @@ The cache of a split is a folder `<cache_dir>/images/<key>`:
 | file | content |
 |---|---|
 | `images.npy` | uint8 (N, 3, S, S) |
+| `semantic.npy` | uint8 or int16 (N, S, S), where there are semantic maps |
+| `boxes.npy`, `box_labels.npy` | float32 (N, K, 4), int64 (N, K), where there are boxes |
 | `labels.npy` | int64 (N,), where there are labels |
 | `captions.json` | list of N strings, where there are captions |
 | `left_out.json` | images that could not be decoded: list of [where, why] |
@@ -17,18 +19,17 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import track
 
 from ldmlab.data.cache_folder import create_array, new_folder
 from ldmlab.data.encoded import CorruptImage, EncodedSplit, decode
+from ldmlab.data.parallel import for_all_rows
 from ldmlab.errors import UserError
 from ldmlab.types import Batch, ImageSource
 
@@ -40,9 +41,10 @@ CACHE_VERSION = 1
 ADVICE = "a smaller data.image_size, or data.max_cache_gb=0 to decode on demand"
 """What to do, beside freeing space, where the disk has no room for decoded images."""
 
-ROWS_PER_TASK = 64
-PROGRESS_BAR_FROM = 5_000
 NAMED_IN_WARNING = 10
+
+FILES = {"image": "images.npy", "semantic": "semantic.npy", "boxes": "boxes.npy", "box_labels": "box_labels.npy"}
+"""Where a cache keeps the arrays that decoding makes, by their keys in a batch."""
 
 
 def to_unit_range(images: np.ndarray) -> torch.Tensor:
@@ -50,25 +52,79 @@ def to_unit_range(images: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(images).to(torch.float32).div_(127.5).sub_(1)
 
 
+@dataclass(frozen=True)
+class ArrayKind:
+    """What decoding makes of each row: an array of this shape and type."""
+
+    shape: tuple[int, ...]
+    dtype: type[np.generic]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of one row."""
+        return int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
+
+
+def array_kinds(encoded: EncodedSplit, image_size: int) -> dict[str, ArrayKind]:
+    """What decoding makes of each row of a split, by the keys of a batch."""
+    kinds = {"image": ArrayKind((3, image_size, image_size), np.uint8)}
+    if encoded.semantic is not None:
+        kinds["semantic"] = ArrayKind((image_size, image_size), encoded.semantic.dtype)
+    if encoded.boxes is not None:
+        kinds["boxes"] = ArrayKind((encoded.boxes.max_boxes, 4), np.float32)
+        kinds["box_labels"] = ArrayKind((encoded.boxes.max_boxes,), np.int64)
+    return kinds
+
+
+def decoded_rows(
+    encoded: EncodedSplit, rows: Sequence[int], image_size: int
+) -> Iterator[tuple[int, dict[str, np.ndarray] | CorruptImage]]:
+    """Each of `rows` with its arrays, of `array_kinds`, or with what is wrong with it."""
+    images = encoded.read(rows)
+    maps = [None] * len(rows) if encoded.semantic is None else encoded.semantic.images.read(rows)
+    for row, image, semantic in zip(rows, images, maps, strict=True):
+        try:
+            pixels, frame = decode(image, image_size)
+            arrays = {"image": pixels}
+            if encoded.semantic is not None:
+                arrays["semantic"] = encoded.semantic.decode(semantic, frame)
+            if encoded.boxes is not None:
+                arrays["boxes"], arrays["box_labels"] = encoded.boxes.place(row, frame)
+            yield row, arrays
+        except CorruptImage as error:
+            yield row, error
+
+
+def to_batch(arrays: dict[str, np.ndarray]) -> Batch:
+    """Decoded arrays of some rows, as a model takes them."""
+    batch: Batch = {"image": to_unit_range(arrays["image"])}
+    for key, dtype in (("semantic", torch.int64), ("boxes", torch.float32), ("box_labels", torch.int64)):
+        if key in arrays:
+            batch[key] = torch.from_numpy(arrays[key]).to(dtype)
+    return batch
+
+
 class DecodedImages:
     """A split read from its cache folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._images = self._open()
+        self._arrays = self._open()
         labels, captions = folder / "labels.npy", folder / "captions.json"
         self._labels = torch.from_numpy(np.load(labels)) if labels.exists() else None
         self._captions: list[str] | None = json.loads(captions.read_text()) if captions.exists() else None
 
-    def _open(self) -> np.ndarray:
+    def _open(self) -> dict[str, np.ndarray]:
+        paths = {key: self.folder / file for key, file in FILES.items()}
         # the plain view of the memmap: indexing the subclass costs more than the copy of a small batch
-        return np.asarray(np.load(self.folder / "images.npy", mmap_mode="r"))
+        return {key: np.asarray(np.load(path, mmap_mode="r")) for key, path in paths.items() if path.exists()}
 
     def __len__(self) -> int:
-        return len(self._images)
+        return len(self._arrays["image"])
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
-        batch: Batch = {"image": to_unit_range(self._images[np.asarray(indices, dtype=np.int64)])}
+        rows = np.asarray(indices, dtype=np.int64)
+        batch = to_batch({key: array[rows] for key, array in self._arrays.items()})
         if self._labels is not None:
             batch["label"] = self._labels[torch.as_tensor(indices, dtype=torch.int64)]
         if self._captions is not None:
@@ -76,12 +132,12 @@ class DecodedImages:
         return batch
 
     def __getstate__(self) -> dict[str, Any]:
-        # a worker process gets the name of the file, not a copy of its content
-        return {**self.__dict__, "_images": None}
+        # a worker process gets the name of the files, not a copy of their content
+        return {**self.__dict__, "_arrays": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._images = self._open()
+        self._arrays = self._open()
 
 
 class ImagesOnDemand:
@@ -99,13 +155,14 @@ class ImagesOnDemand:
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         rows = self._rows[np.asarray(indices, dtype=np.int64)].tolist()
-        images = np.empty((len(rows), 3, self._image_size, self._image_size), dtype=np.uint8)
-        for position, (row, image) in enumerate(zip(rows, self._encoded.read(rows), strict=True)):
-            try:
-                images[position] = decode(image, self._image_size)
-            except CorruptImage as error:
-                raise corrupt_error(self._encoded.describe(row), error) from error
-        batch: Batch = {"image": to_unit_range(images)}
+        kinds = array_kinds(self._encoded, self._image_size)
+        arrays = {key: np.empty((len(rows), *kind.shape), dtype=kind.dtype) for key, kind in kinds.items()}
+        for position, (row, decoded) in enumerate(decoded_rows(self._encoded, rows, self._image_size)):
+            if isinstance(decoded, CorruptImage):
+                raise corrupt_error(self._encoded.describe(row), decoded) from decoded
+            for key, array in decoded.items():
+                arrays[key][position] = array
+        batch = to_batch(arrays)
         if self._labels is not None:
             batch["label"] = self._labels[rows]
         if self._encoded.captions is not None:
@@ -127,7 +184,7 @@ def open_split(
 
     Args:
         load: gives the encoded split; called only when there is no cache yet.
-        key: digest of everything that the pixels, labels and captions depend on.
+        key: digest of everything that the pixels, labels, captions, maps and boxes depend on.
         title: what messages call the split.
         corrupt: "stop" at an image that cannot be decoded, or "skip" it with a warning.
         max_cache_gb: largest cache of one split, in 10^9 bytes.
@@ -138,7 +195,7 @@ def open_split(
     folder = cache_dir / "images" / key
     if not folder.exists():
         encoded = load()
-        nbytes = len(encoded) * 3 * image_size**2
+        nbytes = len(encoded) * sum(kind.nbytes for kind in array_kinds(encoded, image_size).values())
         if nbytes > max_cache_gb * 1e9:
             return _on_demand(encoded, folder, title, image_size, corrupt)
         with new_folder(folder, nbytes, ADVICE) as building:
@@ -155,18 +212,21 @@ def corrupt_error(where: str, why: object) -> UserError:
 
 
 def _build(encoded: EncodedSplit, folder: Path, title: str, image_size: int, corrupt: str) -> None:
-    shape = (len(encoded), 3, image_size, image_size)
-    images = create_array(folder / "images.npy", shape, np.uint8)
-    bad = decode_rows(encoded, image_size, images, corrupt, title)
+    kinds = array_kinds(encoded, image_size)
+    arrays = {
+        key: create_array(folder / FILES[key], (len(encoded), *kind.shape), kind.dtype) for key, kind in kinds.items()
+    }
+    bad = decode_rows(encoded, image_size, arrays, corrupt, title)
     rows = np.setdiff1d(np.arange(len(encoded)), list(bad))
     if bad:
         if not len(rows):
             where, why = bad[0]
             raise UserError(f"{title}: none of the {len(encoded)} images can be decoded; the first is {where} ({why})")
-        good = create_array(folder / "good.npy", (len(rows), *shape[1:]), np.uint8)
-        for start in range(0, len(rows), 1024):
-            good[start : start + 1024] = images[rows[start : start + 1024]]
-        os.replace(folder / "good.npy", folder / "images.npy")
+        for key, kind in kinds.items():
+            good = create_array(folder / "good.npy", (len(rows), *kind.shape), kind.dtype)
+            for start in range(0, len(rows), 1024):
+                good[start : start + 1024] = arrays[key][rows[start : start + 1024]]
+            os.replace(folder / "good.npy", folder / FILES[key])
     if encoded.labels is not None:
         np.save(folder / "labels.npy", encoded.labels[rows])
     if encoded.captions is not None:
@@ -191,43 +251,26 @@ def _on_demand(encoded: EncodedSplit, folder: Path, title: str, image_size: int,
 
 
 def decode_rows(
-    encoded: EncodedSplit, image_size: int, images: np.ndarray | None, corrupt: str, title: str
+    encoded: EncodedSplit, image_size: int, arrays: dict[str, np.ndarray] | None, corrupt: str, title: str
 ) -> dict[int, tuple[str, str]]:
-    """Decode every row into `images`, uint8 (N, 3, S, S), if given; return where and why rows are corrupt.
+    """Decode every row into `arrays`, (N, ...) of each of `array_kinds`, if given; where and why rows are corrupt.
 
     Raises:
         UserError: at the first corrupt image if `corrupt` is "stop".
     """
     bad: dict[int, tuple[str, str]] = {}
 
-    def decode_some(start: int) -> None:
-        rows = range(start, min(start + ROWS_PER_TASK, len(encoded)))
-        for row, image in zip(rows, encoded.read(rows), strict=True):
-            try:
-                pixels = decode(image, image_size)
-            except CorruptImage as error:
+    def decode_some(rows: range) -> None:
+        for row, decoded in decoded_rows(encoded, rows, image_size):
+            if isinstance(decoded, CorruptImage):
                 if corrupt == "stop":
-                    raise corrupt_error(encoded.describe(row), error) from error
-                bad[row] = (encoded.describe(row), str(error))
-            else:
-                if images is not None:
-                    images[row] = pixels
+                    raise corrupt_error(encoded.describe(row), decoded) from decoded
+                bad[row] = (encoded.describe(row), str(decoded))
+            elif arrays is not None:
+                for key, array in decoded.items():
+                    arrays[key][row] = array
 
-    starts = range(0, len(encoded), ROWS_PER_TASK)
-    # threads, not processes: Pillow releases the interpreter while it decodes and resizes
-    pool = ThreadPoolExecutor(os.cpu_count() or 1)
-    try:
-        for _ in track(
-            pool.map(decode_some, starts),
-            description=f"Decoding {title}",
-            total=len(starts),
-            console=Console(stderr=True),
-            disable=len(encoded) < PROGRESS_BAR_FROM,
-        ):
-            pass
-    finally:
-        # an error or Ctrl-C must not wait for the thousands of tasks that nobody needs any more
-        pool.shutdown(cancel_futures=True)
+    for_all_rows(decode_some, len(encoded), f"Decoding {title}")
     return bad
 
 

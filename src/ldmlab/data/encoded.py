@@ -1,17 +1,22 @@
-"""A split before decoding: compressed images with their labels and captions."""
+"""A split before decoding: compressed images with their labels and captions, maps and boxes."""
 
 from __future__ import annotations
 
 import io
 import struct
 import zlib
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from ldmlab.data.transforms import prepare
+from ldmlab.data.transforms import Frame, prepare
+
+if TYPE_CHECKING:
+    from ldmlab.data.boxes import Boxes
+    from ldmlab.data.semantic import SemanticMaps
 
 DECODE_ERRORS = (
     OSError,
@@ -44,6 +49,16 @@ class EncodedSplit(Protocol):
         """Caption of every row, or None."""
         ...
 
+    @property
+    def semantic(self) -> SemanticMaps | None:
+        """Semantic map of every row, or None."""
+        ...
+
+    @property
+    def boxes(self) -> Boxes | None:
+        """Labelled boxes of every row, or None."""
+        ...
+
     def __len__(self) -> int: ...
 
     def read(self, rows: Sequence[int]) -> list[Any]:
@@ -71,16 +86,22 @@ def open_image(encoded: Any) -> Image.Image:
     return Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded)
 
 
-def decode(encoded: Any, image_size: int) -> np.ndarray:
-    """Pixels of one image, uint8 (3, `image_size`, `image_size`).
+@contextmanager
+def decoding(what: str = "") -> Iterator[None]:
+    """Turn whatever a broken image raises into a `CorruptImage`, whose message starts with `what`."""
+    try:
+        yield
+    except UnidentifiedImageError as error:
+        raise CorruptImage(f"{what}not an image that Pillow can open") from error
+    except DECODE_ERRORS as error:
+        raise CorruptImage(what + (" ".join(str(error).split()) or type(error).__name__)) from error
+
+
+def decode(encoded: Any, image_size: int) -> tuple[np.ndarray, Frame]:
+    """Pixels of one image, uint8 (3, `image_size`, `image_size`), and how they were cut out of it.
 
     Raises:
         CorruptImage: the image cannot be decoded; the message says why.
     """
-    try:
-        with open_image(encoded) as image:
-            return prepare(image, image_size)
-    except UnidentifiedImageError as error:
-        raise CorruptImage("not an image that Pillow can open") from error
-    except DECODE_ERRORS as error:
-        raise CorruptImage(" ".join(str(error).split()) or type(error).__name__) from error
+    with decoding(), open_image(encoded) as image:
+        return prepare(image, image_size), Frame.of(image, image_size)

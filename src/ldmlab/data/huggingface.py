@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -12,10 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 
+from ldmlab.data.boxes import FORMATS, BoxColumns, read_boxes
 from ldmlab.data.cache_folder import disk_full_error
-from ldmlab.data.columns import Columns, choose_columns, class_ids, class_order, label_values
+from ldmlab.data.columns import Columns, choose_columns, class_ids, class_order, items, label_values
+from ldmlab.data.fingerprint import digest
 from ldmlab.data.image_data import CachedImageData
+from ldmlab.data.semantic import LARGEST_ID, SemanticMaps, count_classes
+from ldmlab.data.table_split import StoredImages, TableSplit
 from ldmlab.errors import DISK_FULL, UserError
 from ldmlab.types import DataInfo
 
@@ -24,6 +29,9 @@ if TYPE_CHECKING:  # its import takes two seconds, which commands that read no i
 
 VAL_NAMES = ("validation", "val", "valid", "dev", "test")
 """Splits that serve for validation, best first."""
+
+MAPS_AND_BOXES_VERSION = 1
+"""Part of the fingerprints of data with maps or boxes; raise it when the same files give others."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -34,6 +42,15 @@ class HuggingFaceImages(CachedImageData):
         image_column: column of images; None takes the first.
         label_column: column of class labels (`ClassLabel`, strings or integers); None finds it, "none" has no labels.
         caption_column: column of texts; None looks for caption, text, prompt; "none" has no captions.
+        semantic_column: column of semantic maps, images whose pixel values are class ids; None looks for semantic,
+            mask, segmentation, semantic_map, annotation; "none" has no maps.
+        semantic_classes: names of the maps' classes in the order of their ids, or how many there are; None takes as
+            many as the largest id asks for, which is looked for in all maps once.
+        boxes_column: column of lists of boxes; None looks for boxes, bboxes, bbox; "none" has no boxes.
+        box_labels_column: column of lists of their labels, strings or integers, -1 for no box; None looks for
+            box_labels, box_classes, bbox_labels, bbox_classes; "none" gives all boxes one class.
+        boxes_format: xyxy_relative (corners in [0, 1]), xyxy_pixels or xywh_pixels, over the image as shown.
+        max_boxes: most boxes of one image, the largest; there are no more places than the fullest image needs.
         train_split: name of the split to train on.
         val_split: name of the split to validate on; None takes one that exists (validation, val, valid, dev, test),
             and otherwise holds out a part of the training split.
@@ -46,6 +63,12 @@ class HuggingFaceImages(CachedImageData):
     image_column: str | None = None
     label_column: str | None = None
     caption_column: str | None = None
+    semantic_column: str | None = None
+    semantic_classes: Sequence[str] | int | None = None
+    boxes_column: str | None = None
+    box_labels_column: str | None = None
+    boxes_format: str = "xyxy_relative"
+    max_boxes: int = 32
     train_split: str = "train"
     val_split: str | None = None
     val_fraction: float = 0.05
@@ -55,6 +78,22 @@ class HuggingFaceImages(CachedImageData):
         super().__post_init__()
         if not 0 < self.val_fraction < 1:
             raise UserError(f"data.val_fraction={self.val_fraction}: give a number between 0 and 1, such as 0.05")
+        if self.boxes_format not in FORMATS:
+            raise UserError(f"data.boxes_format={self.boxes_format}: choose {', '.join(FORMATS)}")
+        if self.max_boxes < 1:
+            raise UserError(f"data.max_boxes={self.max_boxes}: give 1 or more, or data.boxes_column=none for no boxes")
+        if self.semantic_classes is not None:
+            self._check_semantic_classes(self.semantic_classes)
+
+    def _check_semantic_classes(self, classes: Sequence[str] | int) -> None:
+        if isinstance(classes, str | int):
+            fits = isinstance(classes, int) and not isinstance(classes, bool) and 1 <= classes <= LARGEST_ID + 1
+        else:
+            fits = 1 <= len(classes) == len(set(classes))
+        if not fits:
+            raise UserError(
+                f"data.semantic_classes={classes}: give a list of different names, a number of classes, or null"
+            )
 
     # What a kind of files has to tell. "Table" is the library's split, "split" is ours: "train" or "val".
 
@@ -89,26 +128,45 @@ class HuggingFaceImages(CachedImageData):
         """Types of the columns of a split."""
         return self.load_table(table).features
 
+    def column_parts(self, table: str, name: str) -> list[pa.Array]:
+        """One column of a split, other than images, in parts that follow one another."""
+        return self.load_table(table).with_format("arrow")[:].column(name).chunks
+
     def column(self, table: str, name: str) -> list[Any]:
         """One column of a split, other than images."""
-        return self.load_table(table).with_format("arrow")[:].column(name).to_pylist()
+        return [value for part in self.column_parts(table, name) for value in part.to_pylist()]
 
     @cached_property
     def info(self) -> DataInfo:
-        """Name, classes and fingerprint, from types, labels and files' digests alone.
+        """Name, classes and fingerprint, from types, labels, boxes and files' digests alone.
+
+        Where there are maps and `semantic_classes` does not say of how many classes, the first use looks at the maps.
 
         Raises:
             UserError: files, splits or columns are not what the options say.
         """
-        held_out = None if self._val_table else [self.val_fraction, self.seed]
+        columns = self._columns
+        maps_and_boxes: dict[str, Any] = {}
+        if columns.semantic is not None:
+            maps_and_boxes["semantic"] = [columns.semantic, len(self._semantic_classes)]
+        if self._boxes is not None:
+            maps_and_boxes["boxes"] = [columns.boxes, columns.box_labels, self.boxes_format, self._boxes.places]
         return DataInfo(
             name=self.title,
             image_size=self.image_size,
             fingerprint=self.fingerprint_of(
-                self.content_digest(), asdict(self._columns), self._train_table, self._val_table, held_out
+                self.content_digest(),
+                {"image": columns.image, "label": columns.label, "caption": columns.caption},
+                self._train_table,
+                self._val_table,
+                self._held_out,
+                # only where there are any, so that the fingerprints of other data stay what they are
+                *([[MAPS_AND_BOXES_VERSION, maps_and_boxes]] if maps_and_boxes else []),
             ),
             class_names=tuple(map(str, self._class_order or ())),
-            has_captions=self._columns.caption is not None,
+            semantic_classes=self._semantic_classes,
+            box_classes=() if self._boxes is None else tuple(map(str, self._boxes.class_order)),
+            has_captions=columns.caption is not None,
         )
 
     def encoded_split(self, name: str) -> TableSplit:
@@ -117,11 +175,8 @@ class HuggingFaceImages(CachedImageData):
         Raises:
             UserError: the files cannot be read, or too few images to hold some out.
         """
-        table = self._val_table if name == "val" and self._val_table else self._train_table
-        with self.readable():
-            dataset = self.load_table(table)
-        if not len(dataset):
-            raise UserError(f"no images in split {table!r} of {self.where}; choose another")
+        table = self._table_of(name)
+        dataset = self._dataset_of(table)
         rows = self._rows(name, len(dataset))
         columns = self._columns
         labels = None if columns.label is None else self._label_ids(table)[rows]
@@ -130,11 +185,15 @@ class HuggingFaceImages(CachedImageData):
             with self.readable():
                 texts = self.column(table, columns.caption)
             captions = [texts[row] or "" for row in rows]  # an empty caption says nothing, like no caption
+        semantic = None
+        if columns.semantic is not None:
+            semantic = SemanticMaps(StoredImages(dataset, columns.semantic, rows), len(self._semantic_classes))
+        boxes = None if self._boxes is None else self._boxes.of_table(table).of_rows(rows)
 
         def describe_row(row: int, image: Any) -> str:
             return self.describe_row(table, row, image)
 
-        return TableSplit(dataset, columns.image, rows, labels, captions, describe_row)
+        return TableSplit(StoredImages(dataset, columns.image, rows), labels, captions, semantic, boxes, describe_row)
 
     @contextmanager
     def readable(self) -> Iterator[None]:
@@ -171,6 +230,20 @@ class HuggingFaceImages(CachedImageData):
         found = ", ".join(self.table_names) or "none"
         return UserError(f"data.{option}: no split {name!r} in {self.where} (found: {found}); name one of these")
 
+    def _table_of(self, split: str) -> str:
+        return self._val_table if split == "val" and self._val_table else self._train_table
+
+    def _dataset_of(self, table: str) -> Dataset:
+        with self.readable():
+            dataset = self.load_table(table)
+        if not len(dataset):
+            raise UserError(f"no images in split {table!r} of {self.where}; choose another")
+        return dataset
+
+    @property
+    def _held_out(self) -> list[float] | None:
+        return None if self._val_table else [self.val_fraction, self.seed]
+
     @property
     def _tables(self) -> list[str]:
         return [self._train_table, *([self._val_table] if self._val_table else [])]
@@ -185,6 +258,9 @@ class HuggingFaceImages(CachedImageData):
             image=self.image_column,
             label=self.label_column,
             caption=self.caption_column,
+            semantic=self.semantic_column,
+            boxes=self.boxes_column,
+            box_labels=self.box_labels_column,
             where=f"split {train!r} of {self.where}",
         )
         for table, present in features.items():
@@ -192,8 +268,10 @@ class HuggingFaceImages(CachedImageData):
                 if name is not None and name not in present:
                     raise UserError(
                         f"data.{role}_column: column {name!r} of split {train!r} is missing in split {table!r} of "
-                        f"{self.where}; choose another column, or another data.val_split"
+                        f"{self.where}; choose another column, none, or another data.val_split"
                     )
+        if columns.semantic is None and self.semantic_column is None and self.semantic_classes is not None:
+            raise UserError(f"data.semantic_classes: {self.where} has no column of maps; name it: data.semantic_column")
         return columns
 
     @cached_property
@@ -219,6 +297,47 @@ class HuggingFaceImages(CachedImageData):
     def _label_ids(self, table: str) -> np.ndarray:
         return class_ids(self._label_values(table), self._class_order or [])
 
+    @cached_property
+    def _semantic_classes(self) -> tuple[str, ...]:
+        """Names of the maps' classes."""
+        if self._columns.semantic is None:
+            return ()
+        classes = self._count_semantic_classes() if self.semantic_classes is None else self.semantic_classes
+        return tuple(map(str, range(classes) if isinstance(classes, int) else classes))
+
+    def _count_semantic_classes(self) -> int:
+        column = self._columns.semantic
+        assert column is not None
+
+        def maps(split: str) -> StoredImages:
+            dataset = self._dataset_of(self._table_of(split))
+            return StoredImages(dataset, column, self._rows(split, len(dataset)))
+
+        use = [self._train_table, self._val_table, self._held_out, self.limit]
+        return count_classes(
+            # the maps of both splits, so that they agree
+            lambda: [maps("train"), maps("val")],
+            # without the image size, on which ids do not depend
+            folder=Path(self.cache_dir, "semantic", digest([self.content_digest(), column, use])),
+            where=f"column {column!r} of {self.where}",
+        )
+
+    @cached_property
+    def _boxes(self) -> BoxColumns | None:
+        boxes, labels = self._columns.boxes, self._columns.box_labels
+        if boxes is None:
+            return None
+        tables, names = {}, []
+        for table in self._tables:
+            with self.readable():
+                parts = self.column_parts(table, boxes)
+                label_parts = None if labels is None else self.column_parts(table, labels)
+            names.append(None if labels is None else getattr(items(self.features(table)[labels]), "names", None))
+            where = f"split {table!r} of {self.where}"
+            tables[table] = read_boxes(parts, label_parts, names[-1], box_format=self.boxes_format, where=where)
+        declared = names[0] if all(other == names[0] for other in names) else None
+        return BoxColumns(tables, declared, self.boxes_format, self.max_boxes)
+
     def _rows(self, split: str, count: int) -> np.ndarray:
         rows = np.arange(count)
         if self._val_table is None:
@@ -231,45 +350,6 @@ class HuggingFaceImages(CachedImageData):
             mixed = np.random.default_rng(self.seed).permutation(count)
             rows = np.sort(mixed[:held_out] if split == "val" else mixed[held_out:])
         return rows[: self.limit]
-
-
-class TableSplit:
-    """An `EncodedSplit` of some rows of a `datasets.Dataset`.
-
-    Args:
-        dataset: the table.
-        image_column: its column of images.
-        rows: the rows that take part, int64 (N,).
-        labels: classes of these rows, int64 (N,), or None.
-        captions: texts of these rows, or None.
-        describe_row: says where a row of the table lies, given its number and its undecoded image.
-    """
-
-    def __init__(
-        self,
-        dataset: Dataset,
-        image_column: str,
-        rows: np.ndarray,
-        labels: np.ndarray | None,
-        captions: list[str] | None,
-        describe_row: Callable[[int, Any], str],
-    ) -> None:
-        # the format "arrow" gives images as they are stored: bytes, a path, or both
-        self._images = dataset.select_columns([image_column]).with_format("arrow")
-        self._rows, self._describe_row = rows, describe_row
-        self.labels, self.captions = labels, captions
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def read(self, rows: Sequence[int]) -> list[Any]:
-        """The stored images of `rows`."""
-        table = self._images[self._rows[np.asarray(rows, dtype=np.int64)].tolist()]
-        return table.column(0).to_pylist()
-
-    def describe(self, row: int) -> str:
-        """File, or file and row."""
-        return self._describe_row(int(self._rows[row]), self.read([row])[0])
 
 
 @contextmanager

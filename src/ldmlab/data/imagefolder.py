@@ -27,10 +27,11 @@ class ImageFolder(HuggingFaceImages):
     |---|---|
     | `DIR/class/*.jpg` | labels; a part is held out for validation |
     | `DIR/train/class/*.jpg` and `DIR/val/class/*.jpg` | labels, both splits |
-    | `DIR/metadata.csv` or `.jsonl` with a column `file_name` | the other columns as captions and labels |
+    | `DIR/metadata.csv` or `.jsonl` with a column `file_name` | the other columns as captions, labels and maps |
     | `DIR/*.jpg` | images alone |
 
-    The last two may also lie in `DIR/train` and `DIR/val`. Hidden files are not read.
+    The last two may also lie in `DIR/train` and `DIR/val`. Hidden files are not read. A column `mask_file_name` (or
+    `semantic_file_name` ...) names each image's map, a file in the same folder or below; a `.jsonl` may hold boxes too.
 
     Attributes:
         path: the folder `DIR`.

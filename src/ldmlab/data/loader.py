@@ -33,9 +33,9 @@ class Flipped:
                 )
         if "boxes" in batch:
             x0, y0, x1, y1 = batch["boxes"].unbind(-1)
-            batch["boxes"] = torch.where(
-                mirrored[:, None, None], torch.stack([1 - x1, y0, 1 - x0, y1], -1), batch["boxes"]
-            )
+            # where there is no box, zeros stay zeros
+            moved = (mirrored[:, None] & (x1 > x0))[..., None]
+            batch["boxes"] = torch.where(moved, torch.stack([1 - x1, y0, 1 - x0, y1], -1), batch["boxes"])
         return batch
 
 

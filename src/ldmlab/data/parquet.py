@@ -108,10 +108,10 @@ class ParquetImages(HuggingFaceImages):
         schema = self._footers[self._filled_files_of(table)[0]].schema.to_arrow_schema()
         return datasets.Features.from_arrow_schema(schema)
 
-    def column(self, table: str, name: str) -> list[Any]:
+    def column_parts(self, table: str, name: str) -> list[pa.Array]:
         """One column, read without the images beside it."""
         files = self._files_of(table)
-        return [value for file in files for value in self._read(file, pq.read_table, columns=[name])[name].to_pylist()]
+        return [part for file in files for part in self._read(file, pq.read_table, columns=[name])[name].chunks]
 
     def load_table(self, table: str) -> Dataset:
         """The rows, converted once to Arrow files below `cache_dir`, which allow to read any row at once."""

@@ -146,7 +146,7 @@ class CelebA(TorchvisionImages):
 class ImagesInMemory:
     """An `EncodedSplit` of pixels, uint8 (N, H, W, 3), with labels int64 (N,)."""
 
-    captions = None
+    captions = semantic = boxes = None
 
     def __init__(self, pixels: np.ndarray, labels: np.ndarray, title: str) -> None:
         self._pixels, self.labels, self._title = pixels, labels, title
@@ -166,7 +166,7 @@ class ImagesInMemory:
 class ImageFiles:
     """An `EncodedSplit` of image files, with labels int64 (N,) or None."""
 
-    captions = None
+    captions = semantic = boxes = None
 
     def __init__(self, files: list[Path], labels: np.ndarray | None) -> None:
         self._files, self.labels = files, labels
