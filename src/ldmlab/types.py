@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 OptimizerFactory = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
@@ -23,6 +24,9 @@ Batch = dict[str, Any]
 | `semantic` | int64 (B, H, W), optional |
 | `boxes` | float (B, K, 4) in [0, 1], corners x0 y0 x1 y1, optional |
 | `box_labels` | int64 (B, K), -1 where there is no box, optional |
+| `low_resolution` | float (B, 3, h, w) in [-1, 1], told for super-resolution |
+| `mask` | bool (B, 1, H, W), True where there is something to paint, told for in-painting |
+| `masked_image` | float (B, 3, H, W) in [-1, 1], the image with zeros where the mask is True |
 
 Cached latents take the place of `image` with `latent_mean` and `latent_std`, both float (B, C, h, w).
 """
@@ -50,6 +54,14 @@ class DataInfo:
         return len(self.class_names)
 
 
+@dataclass(frozen=True)
+class LatentInfo:
+    """The latents that a conditioner's maps are put beside: images shrunk by `factor`, with `channels` channels."""
+
+    factor: int
+    channels: int
+
+
 class ImageSource(Protocol):
     """One split of a data set, read a batch at a time."""
 
@@ -73,6 +85,17 @@ class ImageData(Protocol):
         ...
 
 
+class Oracle(Protocol):
+    """Reads in an image of a data set what it shows: what `oracle()` of an `ImageData` gives, where it has one."""
+
+    def scores(self, images: Tensor, told: Batch, entries: Sequence[str]) -> dict[str, Tensor]:
+        """How well images (B, 3, H, W) in [-1, 1] show what `entries` of the batch `told` say: values (B,) in [0, 1].
+
+        Named by entry and what of it is right, "caption_colour"; NaN where there is nothing to be right or wrong.
+        """
+        ...
+
+
 @dataclass
 class Conditioning:
     """What a model is told, by the route on which it enters the denoiser.
@@ -93,7 +116,19 @@ class Conditioning:
 
     def concatenate(self, other: Conditioning) -> Conditioning:
         """Both conditionings as one batch (2B, ...); they must hold the same routes."""
-        routes = ("vector", "tokens", "token_mask", "spatial")
-        pairs = {name: (getattr(self, name), getattr(other, name)) for name in routes}
+        longest = max(0 if part.tokens is None else part.tokens.shape[1] for part in (self, other))
+        parts = self.lengthened(longest), other.lengthened(longest)
+        pairs = {name: tuple(getattr(part, name) for part in parts) for name in ROUTES}
         present: Any = {name: torch.cat(pair) for name, pair in pairs.items() if pair[0] is not None}
         return Conditioning(**present)
+
+    def lengthened(self, length: int) -> Conditioning:
+        """The same with `length` tokens, those that are new being masked."""
+        if self.tokens is None or self.tokens.shape[1] == length:
+            return self
+        mask = self.token_mask if self.token_mask is not None else torch.ones_like(self.tokens[..., 0]).bool()
+        new = length - self.tokens.shape[1]
+        return replace(self, tokens=F.pad(self.tokens, (0, 0, 0, new)), token_mask=F.pad(mask, (0, new)))
+
+
+ROUTES = ("vector", "tokens", "token_mask", "spatial")

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ldmlab.data.signed_distance import SHAPES, hull_discs
 from ldmlab.errors import UserError
-from ldmlab.types import Batch, DataInfo
+from ldmlab.types import Batch, DataInfo, Oracle
 
 VERSION = 1  # part of the fingerprint: raise it with every change that alters a picture
 
@@ -364,3 +364,9 @@ class Shapes:
         if name not in self._length:
             raise UserError(f'Shapes has no split "{name}": choose "train" or "val"')
         return ShapesSplit(self._first[name], self._length[name], **self._parameters)
+
+    def oracle(self) -> Oracle:
+        """Reads in pictures what they show, to tell whether a model draws what it was told."""
+        from ldmlab.data.shapes_scores import ShapesScores  # which knows this file
+
+        return ShapesScores(self._parameters["max_objects"], self._parameters["zoom"])
