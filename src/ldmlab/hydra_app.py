@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import sys
 import traceback
 from pathlib import Path
@@ -35,6 +36,7 @@ FLAGS = {
 def run_hydra(command: str, overrides: list[str]) -> int:
     """Runs `command` with Hydra overrides and flags; returns the exit code."""
     quiet_environment()
+    overrides = [combined(item) for item in overrides]
     config_name = command.replace("-", "_")
     failures: list[Exception] = []
     try:
@@ -50,6 +52,19 @@ def run_hydra(command: str, overrides: list[str]) -> int:
         return 0
     interrupted = [failure for failure in failures if isinstance(failure, Interrupted)]
     return exit_code(interrupted[0]) if interrupted else min(map(exit_code, failures))
+
+
+def combined(override: str) -> str:
+    """`conditioner=text+super_resolution` as the list that it means to Hydra, within sweeps too."""
+    key, _, value = override.partition("=")
+    return f"{key}={lists_of(value)}" if key == "conditioner" else override
+
+
+def lists_of(choices: str) -> str:
+    """The same choices with `a+b` written as `[a,b]`."""
+    if re.search(r"\bnone\+|\+none\b", choices):
+        raise UserError(f"conditioner: none is alone or not there, unlike in {choices}")
+    return re.sub(r"\w+(?:\+\w+)+", lambda several: f"[{several[0].replace('+', ',')}]", choices)
 
 
 def flags_first(arguments: list[str]) -> list[str]:
@@ -110,8 +125,12 @@ def job(command: str, composed: DictConfig, given: list[str], failures: list[Exc
         failures.append(UserError(one_line(error, "", [])))
         say_failure(failures[-1])
         return None
-    groups = {group: choice for group, choice in state.runtime.choices.items() if not group.startswith("hydra/")}
-    config["choices"] = {group: choice for group, choice in groups.items() if choice is not None and "@" not in group}
+    choices: Any = OmegaConf.to_container(OmegaConf.create(state.runtime.choices))
+    config["choices"] = {
+        group: "+".join(choice) if isinstance(choice, list) else choice
+        for group, choice in choices.items()
+        if choice is not None and "@" not in group and not group.startswith("hydra/")
+    }
     swept = sweep(given, state.sweeper.get("params")) if state.mode == RunMode.MULTIRUN else []
     config["swept"] = [key for key, _ in swept]
     config.pop("experiment", None)
@@ -149,6 +168,9 @@ def register_experiments(config_name: str, overrides: list[str]) -> None:
             if path.stem in chosen:
                 raise UserError(f"{path}: {str(error).splitlines()[0]}") from error
             continue
+        swept = OmegaConf.select(experiment, "hydra.sweeper.params.conditioner")
+        if swept is not None:
+            OmegaConf.update(experiment, "hydra.sweeper.params.conditioner", lists_of(swept))
         store.store(group="experiment", name=path.stem, package="_global_", node=experiment, provider=str(path))
         if path.stem in chosen:
             assert isinstance(experiment, DictConfig)

@@ -1,7 +1,8 @@
+import numpy as np
 import pytest
 import torch
 
-from ldmlab.data.latents import CachedLatents, cache_latents, latents_key
+from ldmlab.data.latents import CachedLatents, WithImages, cache_latents, latents_key
 
 
 class Source:
@@ -34,6 +35,26 @@ def test_a_cache_gives_the_moments_and_what_the_conditioner_reads(tmp_path):
     assert batch["caption"] == ["number 10", "number 3"]
     assert "semantic" not in batch
     assert "image" not in batch
+
+
+def test_semantic_maps_take_two_bytes_a_pixel_on_the_disk(tmp_path):
+    class Maps(Source):
+        def __getitems__(self, rows):
+            maps = torch.tensor(rows)[:, None, None].expand(-1, 4, 4) * 20
+            return {**super().__getitems__(rows), "semantic": maps}
+
+    latents = cache_latents(Maps(), encode, tmp_path / "c", ("semantic",), batch_size=4)
+    batch = latents.__getitems__([10, 0])
+    assert batch["semantic"].dtype == torch.int64
+    assert batch["semantic"][:, 0, 0].tolist() == [200, 0]
+    assert np.load(tmp_path / "c" / "semantic.npy").dtype == np.int16
+
+
+def test_latents_lie_beside_the_images_that_they_are_of(tmp_path):
+    latents = cache_latents(Source(), encode, tmp_path / "c", ("label",))
+    batch = WithImages(latents, Source()).__getitems__([7, 2])
+    assert batch["image"][:, 0, 0, 0].tolist() == [7, 2]
+    assert batch["latent_mean"][:, 0, 0, 0].tolist() == [3.5, 1]
 
 
 def test_a_cache_is_made_once(tmp_path):

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -61,7 +63,7 @@ def test_every_weight_gets_a_gradient():
 
 
 def test_a_missing_condition_is_refused():
-    with pytest.raises(ValueError, match="condition vector"):
+    with pytest.raises(ValueError, match="route `vector`"):
         UNet(2, condition_width=5, channels=16)(torch.randn(1, 2, 8, 8), torch.rand(1))
 
 
@@ -75,3 +77,53 @@ def test_time_embedding_tells_near_times_apart_and_is_sinusoidal():
 @pytest.mark.parametrize("channels", [3, 16, 24, 64, 128, 320])
 def test_group_norm_fits_any_width(channels):
     assert group_norm(channels)(torch.randn(2, channels, 4, 4)).shape == (2, channels, 4, 4)
+
+
+def told(tokens=5, seed=0):
+    torch.manual_seed(seed)
+    mask = torch.ones(2, tokens, dtype=torch.bool)
+    return Conditioning(tokens=torch.randn(2, tokens, 6), token_mask=mask, spatial=torch.randn(2, 3, 8, 8))
+
+
+def conditional():
+    return awake(UNet(2, token_width=6, spatial_channels=3, channels=16, head_channels=8)).eval()
+
+
+def test_tokens_and_maps_change_the_prediction():
+    network, x, t = conditional(), torch.randn(2, 2, 8, 8), torch.rand(2)
+    reference, others = network(x, t, told()), told(seed=1)
+    for route in ("tokens", "spatial"):
+        assert not torch.allclose(reference, network(x, t, replace(told(), **{route: getattr(others, route)})))
+
+
+def test_masked_tokens_are_not_heard():
+    network, x, t = conditional(), torch.randn(2, 2, 8, 8), torch.rand(2)
+    short = told()
+    longer = short.lengthened(9)
+    assert longer.tokens.shape == (2, 9, 6)
+    longer.tokens[:, 5:] = 100.0
+    torch.testing.assert_close(network(x, t, longer), network(x, t, short), rtol=1e-4, atol=1e-5)
+
+
+def test_the_order_of_tokens_is_theirs_to_tell():
+    network, x, t = conditional(), torch.randn(2, 2, 8, 8), torch.rand(2)
+    turned = replace(told(), tokens=told().tokens.flip(1))
+    torch.testing.assert_close(network(x, t, turned), network(x, t, told()), rtol=1e-4, atol=1e-5)
+
+
+def test_every_weight_of_a_network_that_is_told_gets_a_gradient():
+    network = conditional()
+    network(torch.randn(2, 2, 8, 8), torch.rand(2), told()).sum().backward()
+    assert [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+def test_a_route_that_nobody_was_built_for_is_refused():
+    with pytest.raises(ValueError, match="without the route `tokens`"):
+        UNet(2, channels=16)(torch.randn(2, 2, 8, 8), torch.rand(2), Conditioning(tokens=torch.randn(2, 1, 4)))
+
+
+@pytest.mark.parametrize(("options", "multiple"), [({}, 2), ({"channel_multipliers": (1, 2, 2), "patch_size": 2}, 8)])
+def test_the_multiple_is_the_smallest_size(options, multiple):
+    network = UNet(3, channels=16, **options)
+    assert network.multiple == multiple
+    assert network(torch.randn(1, 3, multiple, 2 * multiple), torch.rand(1)).shape == (1, 3, multiple, 2 * multiple)

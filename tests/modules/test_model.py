@@ -9,7 +9,7 @@ from torch import nn
 from ldmlab.autoencoders.convolutional import SmallAutoencoder
 from ldmlab.autoencoders.identity import IdentityAutoencoder
 from ldmlab.autoencoders.regularizers import KL
-from ldmlab.conditioners.base import NoConditioner
+from ldmlab.conditioners.base import Conditioners
 from ldmlab.conditioners.class_label import ClassLabel
 from ldmlab.denoisers.unet import UNet
 from ldmlab.diffusion.guidance import Autoguidance, ClassifierFree, NoGuidance
@@ -22,18 +22,19 @@ from ldmlab.diffusion.weightings import EDM as EDMWeighting
 from ldmlab.diffusion.weightings import MinSNR, Uniform
 from ldmlab.modules.loss import DiffusionLoss
 from ldmlab.modules.model import ConditionalDenoiser, LatentDiffusion, Objective
-from ldmlab.types import DataInfo
+from ldmlab.types import Conditioning, DataInfo, LatentInfo
 
 DATA = DataInfo("pets", 16, "0", class_names=("cat", "dog", "fish"))
 FLOW = Objective(RectifiedFlow(), PREDICTIONS["velocity"], LogitNormal(), Uniform())
 
 
-def model(objective=FLOW, autoencoder=None, conditioner=ClassLabel):
+def model(objective=FLOW, autoencoder=None, told=("class",)):
     autoencoder = autoencoder or IdentityAutoencoder()
-    told = conditioner(DATA)
     channels = autoencoder.latent_channels
+    latents = LatentInfo(autoencoder.downsampling_factor, channels)
+    told = Conditioners({name: ClassLabel(DATA, latents) for name in told})
     outputs = 2 * channels if objective.learned_variance else channels
-    denoiser = UNet(channels, told.vector_width, outputs, channels=16, head_channels=8)
+    denoiser = UNet(channels, told.vector_width, out_channels=outputs, channels=16, head_channels=8)
     for parameter in denoiser.parameters():
         if not parameter.any():
             nn.init.normal_(parameter, std=0.05)
@@ -86,7 +87,7 @@ def test_the_exact_network_has_no_loss_and_samples_its_image(schedule, predictio
 def test_the_stated_share_of_samples_is_not_told_its_class():
     diffusion = model()
     told = []
-    embedding = diffusion.network.conditioner.embedding
+    embedding = diffusion.network.conditioner.parts["class"].embedding
     embedding.register_forward_pre_hook(lambda module, arguments: told.append(arguments[0]))
     for _ in range(40):
         loss(diffusion, batch(50), 0.25)
@@ -353,6 +354,34 @@ def test_shift_auto_is_set_by_the_latent_s_dimension():
 
 
 def test_the_unconditional_model_needs_no_labels():
-    diffusion = model(conditioner=NoConditioner)
+    diffusion = model(told=())
     assert loss(diffusion, {"image": batch()["image"]}).shape == (4,)
     assert diffusion.sample({}, [1, 2], 16, DDIM(1), NoGuidance()).images.shape == (2, 3, 16, 16)
+
+
+def test_the_stated_shares_of_samples_miss_all_and_single_conditions():
+    diffusion = model(told=("class", "other"))
+    heard = {"class": [], "other": []}
+    for name, rows in heard.items():
+        embedding = diffusion.network.conditioner.parts[name].embedding
+        embedding.register_forward_pre_hook(lambda module, arguments, rows=rows: rows.append(arguments[0]))
+    for _ in range(40):
+        DiffusionLoss(diffusion.objective, 0.2, 0.3)(diffusion, batch(50))
+    gone = {name: torch.cat(rows) == DATA.num_classes for name, rows in heard.items()}
+    assert (gone["class"] & gone["other"]).float().mean().item() == pytest.approx(0.2, abs=0.04)
+    assert (gone["class"] & ~gone["other"]).float().mean().item() == pytest.approx(0.8 * 0.3 * 0.7, abs=0.04)
+
+
+def test_both_conditionings_in_one_batch_are_heard_as_one_after_the_other():
+    torch.manual_seed(0)
+    short = Conditioning(tokens=torch.randn(2, 2, 4), token_mask=torch.tensor([[True, True], [True, False]]))
+    long = Conditioning(tokens=torch.randn(2, 5, 4), token_mask=torch.ones(2, 5, dtype=torch.bool))
+    network = UNet(3, token_width=4, channels=16, head_channels=8).eval()
+    for parameter in network.parameters():
+        if not parameter.any():
+            nn.init.normal_(parameter, std=0.05)
+    x, t = torch.randn(2, 3, 16, 16), torch.rand(2)
+    for one, other in ((short, long), (long, short)):
+        both = network(torch.cat([x, x]), torch.cat([t, t]), one.concatenate(other))
+        apart = torch.cat([network(x, t, one), network(x, t, other)])
+        torch.testing.assert_close(both, apart, rtol=1e-4, atol=1e-5)

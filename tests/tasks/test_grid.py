@@ -3,8 +3,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from ldmlab.conditioners.base import Conditioners
 from ldmlab.data.shapes import CLASS_NAMES, Shapes
 from ldmlab.tasks.grid import grid_conditions
+
+NOBODY = Conditioners({})
 
 
 class Labelled:
@@ -28,8 +31,8 @@ class Labelled:
 
 @pytest.mark.parametrize(("classes", "columns", "images"), [(1, 1, 4), (10, 10, 40), (30, 8, 30), (90, 8, 64)])
 def test_classes_are_in_order(classes, columns, images):
-    conditions, count, found = grid_conditions(Labelled(classes))
-    assert (count, found) == (images, columns)
+    conditions, seeds, found = grid_conditions(Labelled(classes), NOBODY, 0)
+    assert (len(set(seeds)), found) == (images, columns)
     assert conditions["label"].tolist() == [i % min(classes, 64) for i in range(images)]
     captions = [int(text.split()[1]) % classes for text in conditions["caption"]]
     assert captions == conditions["label"].tolist()
@@ -37,17 +40,17 @@ def test_classes_are_in_order(classes, columns, images):
 
 
 def test_unlabelled_data_show_forty_images():
-    conditions, count, columns = grid_conditions(Labelled(0))
-    assert (count, columns) == (40, 10)
+    conditions, seeds, columns = grid_conditions(Labelled(0), NOBODY, 0)
+    assert (len(seeds), columns) == (40, 10)
     assert len(set(conditions["caption"])) == 40
 
 
 def test_a_class_with_one_image_shows_it_again():
-    conditions, _, _ = grid_conditions(Labelled(10, length=12))
+    conditions, _, _ = grid_conditions(Labelled(10, length=12), NOBODY, 0)
     assert conditions["label"].tolist() == list(range(10)) * 4
 
 
 def test_shapes_show_every_class_once():
-    conditions, _, columns = grid_conditions(Shapes(image_size=8, val_images=2_000))
+    conditions, _, columns = grid_conditions(Shapes(image_size=8, val_images=2_000), NOBODY, 0)
     assert columns == 8
     assert conditions["label"].tolist() == list(range(len(CLASS_NAMES)))

@@ -1,12 +1,14 @@
 """Quality: which images are compared with which, and what a perfect model would be told."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from ldmlab.autoencoders.identity import IdentityAutoencoder
+from ldmlab.conditioners.base import Conditioners
 from ldmlab.data.shapes import Shapes
 from ldmlab.errors import UserError
 from ldmlab.metrics.extractors import FeatureExtractor, Features
@@ -14,7 +16,7 @@ from ldmlab.metrics.names import DISTANCES
 from ldmlab.metrics.references import read_npz
 from ldmlab.modules.model import Samples
 from ldmlab.tasks.measure import floor_of, headline, measure_generation, measure_real, measure_reconstruction, seed_of
-from ldmlab.tasks.quality import Quality
+from ldmlab.tasks.quality import Quality, without_images
 
 
 class MeanColours(FeatureExtractor):
@@ -85,7 +87,7 @@ def test_a_perfect_autoencoder_has_the_floor_of_real_images(data, tmp_path):
 
 def test_conditions_are_those_of_the_reference_and_hold_no_images(data, tmp_path):
     quality = choose(data, tmp_path, 20)
-    conditions = quality.conditions([0, 5])
+    conditions = without_images(quality.examples([0, 5], Conditioners({})))
     rows = [quality.reference_rows[0], quality.reference_rows[5]]
     assert "image" not in conditions
     assert conditions["label"].tolist() == data.split("val").__getitems__(rows)["label"].tolist()
@@ -163,8 +165,9 @@ class Painter:
 
 
 def generate(quality, batch, painter=None):
+    network = SimpleNamespace(conditioner=Conditioners({}))
     return measure_generation(
-        painter or Painter(), None, quality, None, None, {"sampler": "x"}, "x1", no_track, batch, seed=3
+        painter or Painter(), network, quality, None, None, {"sampler": "x"}, "x1", no_track, batch, seed=3
     )
 
 

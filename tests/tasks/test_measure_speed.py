@@ -103,6 +103,9 @@ class Model:
     def evaluate(self, rows):
         self.clock.work(1 + 0.1 * rows)
 
+    def condition(self, network, conditions):
+        self.clock.work(0.001)
+
     def sample(self, conditions, seeds, latent_size, sampler, guidance, network):
         self.sampled.append(len(seeds))
         for _ in range(self.calls):
@@ -125,16 +128,16 @@ def measured(monkeypatch):
     clock = Clock(monkeypatch)
     monkeypatch.setattr(measure_speed, "GuidedDenoiser", Guided)
     model = Model(clock)
-    conditioner = type("Conditioner", (), {"needs": ("label",), "__call__": lambda s, c: clock.work(0.001)})()
+    conditioner = type("Conditioner", (), {"told": ("label",)})()
     network = SimpleNamespace(conditioner=conditioner)
     info = SimpleNamespace(image_size=16, fingerprint="data")
 
-    def slow_conditions(rows):
+    def slow_examples(rows, conditioner):
         clock.work(100)  # reading them from a data set is no part of sampling
         return {}
 
     quality = SimpleNamespace(
-        device=torch.device("cpu"), data=SimpleNamespace(info=info), samples=10, conditions=slow_conditions
+        device=torch.device("cpu"), data=SimpleNamespace(info=info), samples=10, examples=slow_examples
     )
     metrics = measure_speed.measure_speed(
         model, network, quality, None, None, {"sampler": "x"}, "x3", repeats=10, largest_batch=64, seed=0

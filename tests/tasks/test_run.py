@@ -2,6 +2,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from ldmlab.errors import UserError
+from ldmlab.hydra_app import combined
 from ldmlab.tasks.run import check_zip, first_difference, read_run, run_name
 
 
@@ -57,3 +58,30 @@ def test_an_unfinished_run_is_not_used(tmp_path):
     (tmp_path / "config.yaml").write_text("seed: 0\n")
     with pytest.raises(UserError, match="not complete"):
         read_run(tmp_path, "diffusion", "from")
+
+
+@pytest.mark.parametrize(
+    ("override", "wanted"),
+    [
+        ("conditioner=text", "conditioner=text"),
+        ("conditioner=text+class", "conditioner=[text,class]"),
+        ("conditioner=class,text+class,none", "conditioner=class,[text,class],none"),
+        ("conditioner=[text,class]", "conditioner=[text,class]"),
+        ("conditioner=[text,class],class", "conditioner=[text,class],class"),
+        ("conditioner.text.width=8", "conditioner.text.width=8"),
+        ("caption=red+blue", "caption=red+blue"),
+        ("conditioner=choice(text+class,none)", "conditioner=choice([text,class],none)"),
+    ],
+)
+def test_several_conditioners_are_joined_by_a_plus(override, wanted):
+    assert combined(override) == wanted
+
+
+def test_a_run_of_several_conditioners_is_named_after_them():
+    for override in ("conditioner=[text,class]", "conditioner=text+class"):
+        assert run_name("ldm", "f4", [override]) == "ldm-f4-conditioner-text+class"
+
+
+def test_nothing_is_not_joined_with_something():
+    with pytest.raises(UserError, match="none is alone"):
+        combined("conditioner=none+text")

@@ -252,7 +252,7 @@ def test_another_batch_size_changes_nothing_but_the_last_digits(copy_of_trained,
     assert ldmlab("evaluate", "from=runs/t/ldm-f4", "metrics.sampling_batch=5") == 0
     after = summary_of(run)["metrics"]
     names = [name for name in before if name.startswith("val/") and name.endswith("@euler2")]
-    assert len(names) == 11
+    assert len(names) == 11 + 4  # distances, and what the oracle reads
     for name in names:
         assert after[name]["value"] == pytest.approx(before[name]["value"], rel=1e-3, abs=1e-5)
 
@@ -275,8 +275,12 @@ def test_two_processes_measure_what_one_does(copy_of_trained, ldmlab):
     names = [name for name in by_one if "n11-seed0" in name and not name.startswith("speed/")]
     assert len(names) > 45
     for name in names:
-        assert by_two[name]["manifest"]["samples"] == 11
-        assert by_two[name]["value"] == pytest.approx(by_one[name]["value"], rel=1e-3, abs=1e-5), name
+        # likeness is that of objects, which pictures of an untrained model need not have
+        seen = by_one[name]["manifest"]["samples"] if "likeness" in name else 11
+        assert by_two[name]["manifest"]["samples"] == seen
+        # what is read in pictures without any shapes hangs on their last digits
+        least = 0.02 if "oracle" in name else 1e-5
+        assert by_two[name]["value"] == pytest.approx(by_one[name]["value"], rel=1e-3, abs=least), name
 
 
 def test_an_autoencoder_is_evaluated_too(copy_of_trained, ldmlab):

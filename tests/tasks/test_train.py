@@ -285,6 +285,7 @@ def test_every_option_of_every_group_composes_alone_and_in_a_study(ldmlab, exper
     needed = {"parquet": ["data.path=d"], "imagefolder": ["data.path=d"], "hub": ["data.name=a/b"]}
     needed["pretrained"] = ["autoencoder.path=p"]
     needed["autoguidance"] = ["guidance.guide=runs/a/b"]
+    needed["composition"] = ["guidance.scales={class:2}"]
     group, name = option.split("=")
     (experiments / "own.yaml").write_text(f"defaults:\n  - override /{group}: {name}\nbatch_size: 5\n")
     assert ldmlab("train-ldm", option, *needed.get(name, [])) == 0
@@ -416,6 +417,7 @@ def test_a_handful_of_images_is_measured_and_timed(ldmlab):
 
 def test_measuring_can_be_made_cheap(ldmlab):
     options = ["metrics.speed_repeats=0", "metrics.distances=[kid]", "metrics.preview_every=2", "metrics.previews=1"]
+    options += ["metrics.fidelity=false"]
     assert ldmlab("train-ldm", "study=t", "name=cheap", *TINY_F1, *options) == 0
     run = ldmlab.folder / "runs/t/cheap"
     assert set(json.loads((run / "summary.json").read_text())["metrics"]) == {

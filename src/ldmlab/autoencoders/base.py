@@ -87,6 +87,10 @@ class Autoencoder(nn.Module):
             return self.decode_whole(latents)
         return self.tiles(self.decode_whole, latents, before=1, after=self.downsampling_factor)
 
+    def there_and_back(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in [-1, 1] encoded and decoded without chance, in the same range."""
+        return self.decode(self.encode(images).mean).clamp(-1, 1)
+
     def encode_whole(self, images: Tensor) -> DiagonalGaussian:
         """`encode`, in one piece: what an autoencoder implements."""
         raise NotImplementedError

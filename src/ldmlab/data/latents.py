@@ -66,7 +66,7 @@ class CachedLatents:
             "latent_mean": torch.from_numpy(self._mean[rows]).float(),
             "latent_std": torch.from_numpy(self._std[rows]).float(),
         }
-        batch |= {key: torch.from_numpy(values[rows]) for key, values in self._others.items()}
+        batch |= {key: as_told(values[rows]) for key, values in self._others.items()}
         if self._captions is not None:
             batch["caption"] = [self._captions[index] for index in indices]
         return batch
@@ -78,6 +78,32 @@ class CachedLatents:
     def __setstate__(self, state: dict[str, Path]) -> None:
         self.folder = state["folder"]
         self._open()
+
+
+def kept_type(values: Tensor) -> type:
+    """How a cache keeps entries of a batch: class numbers, of which maps have as many as pixels, in two bytes each."""
+    if values.is_floating_point():
+        return np.float32
+    return np.int16 if values.ndim > 2 else np.int64
+
+
+def as_told(values: np.ndarray) -> Tensor:
+    """What a cache keeps, in the types of a batch."""
+    tensor = torch.from_numpy(values)
+    return tensor if tensor.is_floating_point() else tensor.long()
+
+
+class WithImages:
+    """Latents beside the images that they were encoded from, for models that are told something of them."""
+
+    def __init__(self, latents: ImageSource, images: ImageSource):
+        self.latents, self.images = latents, images
+
+    def __len__(self) -> int:
+        return len(self.latents)
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        return {**self.images.__getitems__(indices), **self.latents.__getitems__(indices)}
 
 
 def latents_key(
@@ -109,17 +135,19 @@ def cache_latents(
     if folder.exists():
         return CachedLatents(folder)
     wall, cpu = time.perf_counter(), time.process_time()
-    first = source.__getitems__([0])["image"]
-    first_mean, _ = encode(first)
-    batch_size = batch_size or images_at_once(first.shape[-1])
+    first = source.__getitems__([0])
+    first_mean, _ = encode(first["image"])
+    batch_size = batch_size or images_at_once(first["image"].shape[-1])
     batches: Iterable[Batch] = in_order(source, range(len(source)), batch_size)
     if progress is not None:
         batches = progress(batches, -(-len(source) // batch_size))
     shape = (len(source), *first_mean.shape[1:])
-    with new_folder(folder, nbytes=2 * 2 * int(np.prod(shape))) as building:
+    kinds = {key: ((len(source), *first[key].shape[1:]), kept_type(first[key])) for key in keys if key != "caption"}
+    nbytes = sum(int(np.prod(shape)) * np.dtype(kind).itemsize for shape, kind in kinds.values())
+    with new_folder(folder, nbytes=2 * 2 * int(np.prod(shape)) + nbytes) as building:
         mean = create_array(building / "mean.npy", shape, np.float16)
         std = create_array(building / "std.npy", shape, np.float16)
-        others: dict[str, list[Tensor]] = {}
+        others = {key: create_array(building / f"{key}.npy", *kind) for key, kind in kinds.items()}
         captions: list[str] = []
         start = 0
         for batch in batches:
@@ -128,12 +156,9 @@ def cache_latents(
             mean[start:stop] = batch_mean.cpu().numpy()
             std[start:stop] = batch_std.cpu().numpy()
             captions += batch["caption"] if "caption" in keys else []
-            for key in keys:
-                if key != "caption":
-                    others.setdefault(key, []).append(batch[key])
+            for key, values in others.items():
+                values[start:stop] = batch[key].numpy()
             start = stop
-        for key, parts in others.items():
-            np.save(building / f"{key}.npy", torch.cat(parts).numpy())
         cost = {"seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu}
         (building / "cost.json").write_text(json.dumps(cost), encoding="utf-8")
         if captions:

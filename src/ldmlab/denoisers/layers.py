@@ -87,3 +87,58 @@ class SelfAttention(nn.Module):
         q, k, v = self.qkv(tokens).reshape(batch, height * width, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(batch, height * width, channels)
         return x + self.out(attended).transpose(1, 2).reshape(x.shape)
+
+
+class CrossAttention(nn.Module):
+    """Every position of a feature map (B, C, h, w) attends to tokens (B, T, token_width), with a residual."""
+
+    def __init__(self, channels: int, token_width: int, head_channels: int = 32):
+        super().__init__()
+        self.heads = max(channels // head_channels, 1)
+        if channels % self.heads:
+            raise SettingError(f"head_channels: {head_channels} does not divide the width {channels}")
+        self.norm = group_norm(channels)
+        self.token_norm = nn.LayerNorm(token_width)
+        self.query = nn.Linear(channels, channels)
+        self.key_value = nn.Linear(token_width, 2 * channels)
+        self.out = zero_init(nn.Linear(channels, channels))
+
+    def forward(self, x: Tensor, tokens: Tensor, mask: Tensor | None) -> Tensor:
+        """Features (B, C, h, w). `mask` bool (B, T): where there are tokens, one at least."""
+        batch, channels = x.shape[:2]
+        positions = self.norm(x).flatten(2).transpose(1, 2)
+        q = self.query(positions).reshape(batch, -1, self.heads, channels // self.heads).transpose(1, 2)
+        kv = self.key_value(self.token_norm(tokens))
+        k, v = kv.reshape(batch, tokens.shape[1], 2, self.heads, -1).permute(2, 0, 3, 1, 4)
+        heard = None if mask is None else mask[:, None, None, :]
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=heard)
+        return x + self.out(attended.transpose(1, 2).flatten(2)).transpose(1, 2).reshape(x.shape)
+
+
+class FeedForward(nn.Module):
+    """Two linear layers at each position, gated, with a residual (Shazeer 2020): (B, C, h, w) to the same."""
+
+    def __init__(self, channels: int, expansion: int = 2):
+        super().__init__()
+        self.norm = group_norm(channels)
+        self.enter = nn.Conv2d(channels, 2 * expansion * channels, 1)
+        self.leave = zero_init(nn.Conv2d(expansion * channels, channels, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features (B, C, h, w)."""
+        hidden, gate = self.enter(self.norm(x)).chunk(2, dim=1)
+        return x + self.leave(hidden * F.gelu(gate))
+
+
+class SpatialTransformer(nn.Module):
+    """Attention among positions and from them to tokens, and a feed-forward layer (Rombach et al. 2022, E.2)."""
+
+    def __init__(self, channels: int, token_width: int, head_channels: int = 32):
+        super().__init__()
+        self.own = SelfAttention(channels, head_channels)
+        self.cross = CrossAttention(channels, token_width, head_channels)
+        self.feed_forward = FeedForward(channels)
+
+    def forward(self, x: Tensor, tokens: Tensor, mask: Tensor | None) -> Tensor:
+        """Features (B, C, h, w), told tokens (B, T, token_width) where `mask` (B, T) is True."""
+        return self.feed_forward(self.cross(self.own(x), tokens, mask))

@@ -8,7 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ldmlab.denoisers.layers import ResidualBlock, SelfAttention, TimeEmbedding, group_norm, zero_init
+from ldmlab.denoisers.layers import (
+    ResidualBlock,
+    SelfAttention,
+    SpatialTransformer,
+    TimeEmbedding,
+    group_norm,
+    zero_init,
+)
 from ldmlab.types import Conditioning
 
 
@@ -27,9 +34,14 @@ class Upsample(nn.Module):
 class UNet(nn.Module):
     """U-Net with residual blocks, adaptive group norm and attention (Ho et al. 2020; Dhariwal and Nichol 2021).
 
+    Where there are tokens, attention is a spatial transformer that looks at them too (Rombach et al. 2022); a map
+    enters beside the sample.
+
     Args:
         in_channels: channels C of the sample.
         condition_width: width D of the conditioning's `vector` route, 0 if there is none.
+        token_width: width D of its `tokens`, likewise.
+        spatial_channels: channels of its `spatial` map, likewise.
         out_channels: channels of the prediction, None for as many as the sample has; twice for learned variance.
         channels: width of the first level.
         channel_multipliers: width of each level in units of `channels`; each level after the first halves the size.
@@ -45,6 +57,8 @@ class UNet(nn.Module):
         self,
         in_channels: int,
         condition_width: int = 0,
+        token_width: int = 0,
+        spatial_channels: int = 0,
         out_channels: int | None = None,
         channels: int = 64,
         channel_multipliers: Sequence[int] = (1, 2),
@@ -58,13 +72,19 @@ class UNet(nn.Module):
         widths = [channels * multiplier for multiplier in channel_multipliers]
         embedding = 4 * channels
         self.patch_size = patch_size
+        self.told = {"vector": condition_width > 0, "tokens": token_width > 0, "spatial": spatial_channels > 0}
         self.time_embedding = TimeEmbedding(embedding)
         self.condition = nn.Linear(condition_width, embedding) if condition_width else None
 
-        def attention(level: int, width: int) -> nn.Module:
-            return SelfAttention(width, head_channels) if level in attention_levels else nn.Identity()
+        def attends(width: int) -> nn.Module:
+            if token_width:
+                return SpatialTransformer(width, token_width, head_channels)
+            return SelfAttention(width, head_channels)
 
-        self.conv_in = nn.Conv2d(in_channels * patch_size**2, widths[0], 3, padding=1)
+        def attention(level: int, width: int) -> nn.Module:
+            return attends(width) if level in attention_levels else nn.Identity()
+
+        self.conv_in = nn.Conv2d((in_channels + spatial_channels) * patch_size**2, widths[0], 3, padding=1)
         self.down = nn.ModuleList()
         width, skips = widths[0], [widths[0]]
         for level, level_width in enumerate(widths):
@@ -82,7 +102,7 @@ class UNet(nn.Module):
         self.middle = nn.ModuleList(
             [
                 ResidualBlock(width, width, embedding, dropout),
-                SelfAttention(width, head_channels),
+                attends(width),
                 ResidualBlock(width, width, embedding, dropout),
             ]
         )
@@ -101,36 +121,51 @@ class UNet(nn.Module):
         self.norm_out = group_norm(width)
         self.conv_out = zero_init(nn.Conv2d(width, (out_channels or in_channels) * patch_size**2, 3, padding=1))
 
+    @property
+    def multiple(self) -> int:
+        """What height and width of a sample are divisible by."""
+        return self.patch_size * 2 ** (len(self.down) - 1)
+
     def forward(self, x: Tensor, t: Tensor, conditioning: Conditioning | None = None) -> Tensor:
         """Prediction (B, C, h, w) for a noisy sample x (B, C, h, w) at times t (B,).
 
-        h and w are divisible by patch_size · 2^(levels - 1). Of the conditioning's routes, `vector` is used.
+        h and w are divisible by patch_size · 2^(levels - 1). A route that the network was built for must be there.
         """
+        told = conditioning or Conditioning()
+        for route, wanted in self.told.items():
+            if wanted != (getattr(told, route) is not None):
+                raise ValueError(f"this U-Net was built {'for' if wanted else 'without'} the route `{route}`")
         embedding = self.time_embedding(t)
         if self.condition is not None:
-            if conditioning is None or conditioning.vector is None:
-                raise ValueError("this U-Net was built for a condition vector and was given none")
-            embedding = embedding + self.condition(conditioning.vector)
+            embedding = embedding + self.condition(told.vector)
         embedding = F.silu(embedding)
 
+        if told.spatial is not None:
+            x = torch.cat([x, told.spatial.to(x)], dim=1)
         x = self.conv_in(F.pixel_unshuffle(x, self.patch_size) if self.patch_size > 1 else x)
         skips = [x]
         for stage in self.down:
             for part in stage.children():
-                x = self._block(part, x, embedding) if isinstance(part, nn.ModuleList) else part(x)
+                x = self._block(part, x, embedding, told) if isinstance(part, nn.ModuleList) else part(x)
                 skips.append(x)
         first, attention, second = self.middle
-        x = second(attention(first(x, embedding)), embedding)
+        x = second(self._attend(attention, first(x, embedding), told), embedding)
         for stage in self.up:
             for part in stage.children():
                 if isinstance(part, nn.ModuleList):
-                    x = self._block(part, torch.cat([x, skips.pop()], dim=1), embedding)
+                    x = self._block(part, torch.cat([x, skips.pop()], dim=1), embedding, told)
                 else:
                     x = part(x)
         x = self.conv_out(F.silu(self.norm_out(x)))
         return F.pixel_shuffle(x, self.patch_size) if self.patch_size > 1 else x
 
-    @staticmethod
-    def _block(part: nn.ModuleList, x: Tensor, embedding: Tensor) -> Tensor:
+    @classmethod
+    def _block(cls, part: nn.ModuleList, x: Tensor, embedding: Tensor, told: Conditioning) -> Tensor:
         block, attention = part
-        return attention(block(x, embedding))
+        return cls._attend(attention, block(x, embedding), told)
+
+    @staticmethod
+    def _attend(attention: nn.Module, x: Tensor, told: Conditioning) -> Tensor:
+        if isinstance(attention, SpatialTransformer):
+            return attention(x, told.tokens, told.token_mask)
+        return attention(x)

@@ -9,10 +9,11 @@ import math
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from ldmlab.diffusion.predictions import Prediction
-from ldmlab.settings import SettingError, check_types, require
+from ldmlab.settings import SettingError, check_types, is_number, require
 
 
 class Guidable(Protocol):
@@ -24,6 +25,10 @@ class Guidable(Protocol):
 
     def both(self, xt: Tensor, t: Tensor, batched: bool) -> tuple[Prediction, Prediction]:
         """The conditional and the unconditional prediction, from one evaluation of 2B samples if `batched`."""
+        ...
+
+    def without(self, names: frozenset[str], xt: Tensor, t: Tensor) -> Prediction:
+        """The prediction under all conditions but those of the conditioners `names`."""
         ...
 
     def weaker(self, guide: Any, xt: Tensor, t: Tensor) -> Prediction:
@@ -108,6 +113,36 @@ class ClassifierFree(_Extrapolation):
         ratio = spread(conditional.x0) / spread(guided.x0).clamp(min=1e-8)
         x0 = guided.x0 * (self.rescale * ratio + 1 - self.rescale)  # eq. 15 and 16
         return Prediction(x0, model.with_x0(x0, xt, t).noise, guided.variance)
+
+
+@dataclass(frozen=True)
+class Composition:
+    """base + sum of scale_i · (base told i - base), for several conditions with a scale each (Liu et al. 2022, eq. 11).
+
+    `scales` names conditioners; the base is told everything but those. With all of a model's conditioners that is the
+    unconditional model, with `text` alone of text and super-resolution it still sees the small image. One evaluation
+    a step for the base and one for each scale.
+    """
+
+    scales: dict[str, float]
+
+    def __post_init__(self) -> None:
+        given = isinstance(self.scales, dict) and len(self.scales) > 0
+        require(given, "scales", "a scale for each conditioner, {text: 4, class: 2},", self.scales)
+        for name, scale in self.scales.items():
+            require(is_number(scale) and math.isfinite(scale), f"scales.{name}", "a finite number", scale)
+
+    def __call__(self, model: Guidable, xt: Tensor, t: Tensor) -> Prediction:
+        """The guided prediction at xt (B, ...), t (B,)."""
+        names = frozenset(self.scales)
+        base = model.without(names, xt, t)
+        x0, noise = base.x0, base.noise
+        variances: list[Tensor] = []
+        for name, scale in self.scales.items():
+            told = model.without(names - {name}, xt, t)
+            x0, noise = x0 + scale * (told.x0 - base.x0), noise + scale * (told.noise - base.noise)
+            variances += [] if told.variance is None else [told.variance]
+        return Prediction(x0, noise, torch.stack(variances).mean(0) if variances else None)
 
 
 def spread(x: Tensor) -> Tensor:

@@ -22,11 +22,16 @@ class LatentDiffusionModule(L.LightningModule):
     """
 
     def __init__(
-        self, model: LatentDiffusion, optimizer: OptimizerFactory, ema_gamma: float, drop_probability: float = 0.1
+        self,
+        model: LatentDiffusion,
+        optimizer: OptimizerFactory,
+        ema_gamma: float,
+        drop_probability: float = 0.1,
+        drop_each_probability: float = 0.1,
     ):
         super().__init__()
         self.model = model
-        self.criterion = DiffusionLoss(model.objective, drop_probability)
+        self.criterion = DiffusionLoss(model.objective, drop_probability, drop_each_probability)
         self.ema: PowerEMA[ConditionalDenoiser] = PowerEMA(model.network, ema_gamma)
         self.optimizer = optimizer
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ldmlab.conditioners.base import draw_drop
 from ldmlab.diffusion.likelihood import Bins, step_term
 from ldmlab.diffusion.schedules import add_noise
 from ldmlab.diffusion.times import ImportanceSampled
@@ -31,13 +32,14 @@ class DiffusionLoss(nn.Module):
 
     Args:
         objective: the model's.
-        drop_probability: share of training samples that are not told their condition, for classifier-free guidance.
+        drop_probability: share of training samples that are told nothing, for classifier-free guidance.
+        drop_each_probability: where there are several conditions, how often each is missing in the others.
     """
 
-    def __init__(self, objective: Objective, drop_probability: float = 0.1):
+    def __init__(self, objective: Objective, drop_probability: float = 0.1, drop_each_probability: float = 0.1):
         super().__init__()
         self.objective = objective
-        self.drop_probability = drop_probability
+        self.drop_probability, self.drop_each_probability = drop_probability, drop_each_probability
         self.importance = objective.times if isinstance(objective.times, ImportanceSampled) else None
         self.uncertainty = LearnedUncertainty() if objective.learned_uncertainty else None
 
@@ -51,8 +53,11 @@ class DiffusionLoss(nn.Module):
         alpha, sigma = schedule.coefficients(t)
         xt = add_noise(schedule, x0, noise, t)
 
-        drop = torch.rand(batch_size, device=device) < self.drop_probability
-        conditioning = model.network.conditioner(batch, drop)
+        conditioner = model.network.conditioner
+        drop = draw_drop(
+            list(conditioner.named_parts), batch_size, self.drop_probability, self.drop_each_probability, device
+        )
+        conditioning = model.condition(model.network, {**batch, **conditioner.tell(batch)}, drop)
         output, variance = model.output(model.network, xt, t, alpha, sigma, conditioning)
 
         target = objective.prediction.target(x0, noise, alpha, sigma)

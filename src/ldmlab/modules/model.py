@@ -10,14 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from ldmlab.autoencoders.base import Autoencoder, DiagonalGaussian
-from ldmlab.conditioners.base import Conditioner
+from ldmlab.conditioners.base import Conditioners, Drop
 from ldmlab.diffusion.guidance import Guidance
 from ldmlab.diffusion.likelihood import Bins
 from ldmlab.diffusion.predictions import PREDICTIONS, Epsilon, Prediction, PredictionType
-from ldmlab.diffusion.samplers import PerSampleNoise, Sampler
+from ldmlab.diffusion.samplers import Denoise, PerSampleNoise, Sampler
 from ldmlab.diffusion.schedules import Schedule, expand
 from ldmlab.diffusion.times import TimeSampler
 from ldmlab.diffusion.weightings import Weighting
+from ldmlab.modules.guided import GuidedDenoiser
+from ldmlab.modules.sampling_modes import Blend, Start
 from ldmlab.settings import SettingError, check_types, require
 from ldmlab.types import Batch, Conditioning
 
@@ -97,9 +99,9 @@ class Objective:
 class ConditionalDenoiser(nn.Module):
     """The trained part: conditioner and denoiser, which share one optimiser and one moving average."""
 
-    def __init__(self, denoiser: nn.Module, conditioner: Conditioner):
+    def __init__(self, denoiser: nn.Module, conditioner: Conditioners):
         super().__init__()
-        self.denoiser = denoiser
+        self.denoiser: Any = denoiser
         self.conditioner = conditioner
 
 
@@ -144,6 +146,22 @@ class LatentDiffusion(nn.Module):
         else:
             posterior = self.autoencoder.encode(batch["image"])
         return self.autoencoder.normalize(posterior.sample())
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        """Normalised latents (B, C, h, w) of images (B, 3, H, W) in [-1, 1], without chance; in full precision always,
+
+        as cached latents are."""
+        with torch.autocast(images.device.type, enabled=False):
+            return self.autoencoder.normalize(self.autoencoder.encode(images.float()).mean)
+
+    def with_latents(self, network: ConditionalDenoiser, batch: Batch) -> Batch:
+        """A batch with the latents of those of its images that the conditioner reads so."""
+        return {**batch, **{f"{name}_latent": self.encode(batch[name]) for name in network.conditioner.encoded}}
+
+    def condition(self, network: ConditionalDenoiser, batch: Batch, drop: Drop = None) -> Conditioning:
+        """What `network` is told of a batch."""
+        return network.conditioner(self.with_latents(network, batch), drop)
 
     def output(
         self,
@@ -200,71 +218,33 @@ class LatentDiffusion(nn.Module):
         self,
         conditions: Batch,
         seeds: Sequence[int],
-        latent_size: int,
+        latent_size: int | tuple[int, int],
         sampler: Sampler,
         guidance: Guidance,
         network: ConditionalDenoiser | None = None,
+        start: Start | None = None,
+        blend: Blend | None = None,
     ) -> Samples:
         """One image for each seed, under `conditions`, a batch without images.
 
         A picture depends on its seed, its condition and the weights only, not on the batch it was drawn in.
-        `latent_size` is the latent's side; `network` replaces the trained one, by its moving average for instance.
+        `latent_size` is the latent's side, or its height and width; `network` replaces the trained one, by its moving
+        average for instance. `start` begins with an image, and `blend` goes from one noise or condition to another.
         """
         network = network or self.network
-        denoise = GuidedDenoiser(self, network, conditions, len(seeds), guidance)
+        denoise = GuidedDenoiser(self, network, conditions, len(seeds), guidance, blend)
         randn_like = PerSampleNoise(seeds)
-        shape = (len(seeds), self.autoencoder.latent_channels, latent_size, latent_size)
+        size = (latent_size, latent_size) if isinstance(latent_size, int) else latent_size
+        shape = (len(seeds), self.autoencoder.latent_channels, *size)
         noise = randn_like(torch.empty(shape, device=denoise.device))
-        latents = sampler(denoise, noise, self.objective.schedule, randn_like)
+        if blend is not None:
+            noise = blend.noise(noise)
+        asked: Denoise = denoise
+        if start is not None:
+            known = self.encode(start.images)
+            sampler, noise = start.enter(sampler, known, noise, self.objective.schedule)
+            asked = start.keeping(denoise, known, self.autoencoder.downsampling_factor, self.with_x0)
+        latents = sampler(asked, noise, self.objective.schedule, randn_like)
         images = self.autoencoder.decode(self.autoencoder.denormalize(latents)).clamp(-1, 1)
-        return Samples(images, latents, denoise.rows / len(seeds))
-
-
-class GuidedDenoiser:
-    """What a sampler sees of the model: `denoise(xt, t)` for `count` samples under `conditions`, guided.
-
-    `rows` counts what went through the network, and the guide's: guidance sends two rows for each sample.
-    """
-
-    def __init__(
-        self, model: LatentDiffusion, network: ConditionalDenoiser, conditions: Batch, count: int, guidance: Guidance
-    ):
-        self.model, self.network, self.guidance, self.conditions = model, network, guidance, conditions
-        self.device = next(network.parameters()).device
-        self.told = network.conditioner(conditions)
-        self.null = network.conditioner.null(count, self.device)
-        self.guide_told: Conditioning | None = None
-        self.rows = 0
-
-    def __call__(self, xt: Tensor, t: Tensor) -> Prediction:
-        """x0 and noise at xt (B, C, h, w), t (B,)."""
-        # clipped after guidance, which leaves the range of what it is given
-        return self.model.clip(self.guidance(self, xt, t), xt, t)
-
-    def conditional(self, xt: Tensor, t: Tensor) -> Prediction:
-        """The model's prediction under its conditions."""
-        return self._evaluate(xt, t, self.told)
-
-    def both(self, xt: Tensor, t: Tensor, batched: bool) -> tuple[Prediction, Prediction]:
-        """The conditional and the unconditional prediction, from one evaluation of 2B samples if `batched`."""
-        if not batched:
-            return self._evaluate(xt, t, self.told), self._evaluate(xt, t, self.null)
-        both = self._evaluate(torch.cat([xt, xt]), torch.cat([t, t]), self.told.concatenate(self.null))
-        parts = [(None, None) if part is None else part.chunk(2) for part in (both.x0, both.noise, both.variance)]
-        told, null = (Prediction(*half) for half in zip(*parts, strict=True))
-        return told, null
-
-    def weaker(self, guide: LatentDiffusion, xt: Tensor, t: Tensor) -> Prediction:
-        """The prediction of `guide`, another model, under the same conditions."""
-        self.rows += xt.shape[0]
-        if self.guide_told is None:
-            self.guide_told = guide.network.conditioner(self.conditions)
-        return guide.denoise(guide.network, xt, t, self.guide_told)
-
-    def with_x0(self, x0: Tensor, xt: Tensor, t: Tensor) -> Prediction:
-        """The prediction of which x0 is known."""
-        return self.model.with_x0(x0, xt, t)
-
-    def _evaluate(self, xt: Tensor, t: Tensor, told: Conditioning) -> Prediction:
-        self.rows += xt.shape[0]
-        return self.model.denoise(self.network, xt, t, told)
+        images = network.conditioner.finish(images, conditions)
+        return Samples(images if start is None else start.finish(images), latents, denoise.rows / len(seeds))

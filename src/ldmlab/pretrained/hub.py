@@ -24,6 +24,12 @@ def load_pretrained(architecture: str, model: str, revision: str | None, option:
     return network.float().eval().requires_grad_(False)
 
 
+def load_config(model: str, revision: str | None, option: str) -> Any:
+    """What `model` says of itself; see `load_pretrained`."""
+    load = _library(model).AutoConfig.from_pretrained
+    return _load(lambda **where: load(model, **where), model, revision, option)
+
+
 def load_tokenizer(model: str, revision: str | None, option: str) -> Any:
     """The tokenizer that belongs to `model`; see `load_pretrained`."""
     load = _library(model).AutoTokenizer.from_pretrained

@@ -47,8 +47,8 @@ def run_task(command: str, config: dict[str, Any], overrides: list[str]) -> floa
 
 def headline_value(summary: dict[str, Any]) -> float | None:
     """The kernel distance of generated images, or of reconstructions where nothing is generated."""
-    from ldmlab.tasks.comparison.rows import REAL, RECONSTRUCTION, is_floor
+    from ldmlab.tasks.comparison.rows import REFERENCES, is_floor
 
     values = {name: metric["value"] for name, metric in summary.get("metrics", {}).items() if "/kid" in name}
-    generated = [value for name, value in values.items() if not is_floor(name.split("@")[1], REAL, RECONSTRUCTION)]
+    generated = [value for name, value in values.items() if not is_floor(name.split("@")[1], *REFERENCES)]
     return generated[0] if generated else next(iter(values.values()), None)

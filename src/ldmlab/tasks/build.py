@@ -19,15 +19,15 @@ from safetensors.torch import load_file, save_file
 from ldmlab.autoencoders.base import Autoencoder
 from ldmlab.autoencoders.convolutional import ConvolutionalAutoencoder
 from ldmlab.callbacks.budget import Budget
-from ldmlab.conditioners.base import NoConditioner
-from ldmlab.diffusion.guidance import ClassifierFree, Guidance
+from ldmlab.conditioners.base import Conditioners
+from ldmlab.diffusion.guidance import ClassifierFree, Composition, Guidance
 from ldmlab.diffusion.samplers import Sampler
 from ldmlab.errors import UserError
 from ldmlab.modules.autoencoder import AdversarialAutoencoderModule, AutoencoderModule, ReconstructionLoss
 from ldmlab.modules.model import ConditionalDenoiser, LatentDiffusion, Objective
 from ldmlab.settings import SettingError
 from ldmlab.tasks.run import read_run
-from ldmlab.types import DataInfo, ImageData
+from ldmlab.types import DataInfo, ImageData, LatentInfo
 
 Config = dict[str, Any]
 Result = TypeVar("Result")
@@ -137,7 +137,18 @@ def build_guidance(config: Config, model: LatentDiffusion, autoencoder_trained: 
     else:
         others = {key: value for key, value in settings.items() if key != "guide"}
         guidance = build(others, "guidance", guide=load_guide(Path(str(path)), model, autoencoder_trained))
-    if isinstance(guidance, ClassifierFree) and isinstance(model.network.conditioner, NoConditioner):
+    told = model.network.conditioner.named_parts
+    if isinstance(guidance, Composition):
+        unknown = [name for name in guidance.scales if name not in told]
+        if unknown:
+            has = f"its conditioners are {', '.join(told)}" if told else "it has none"
+            raise UserError(f"guidance.scales.{unknown[0]}: the model has no such conditioner; {has}")
+        if len(told) > 1 and config.get("drop_each_probability") == 0:
+            raise UserError(
+                "guidance: composition asks about some conditions without the others, which this model was not trained "
+                "for: drop_each_probability above 0 does that"
+            )
+    if isinstance(guidance, ClassifierFree) and not told:
         raise UserError(
             "guidance: an unconditional model has nothing to be guided by; use guidance=none, or guidance=autoguidance "
             "with a weaker run"
@@ -160,10 +171,23 @@ def load_guide(run: Path, model: LatentDiffusion, autoencoder_trained: bool = Tr
         raise UserError(f"guidance.guide: {run} has another autoencoder; a guide needs the same latents")
     if guide.objective.schedule != model.objective.schedule:
         raise UserError(f"guidance.guide: {run} was trained on another path; a guide needs the same scheduler.schedule")
-    told, guide_told = model.network.conditioner, guide.network.conditioner
-    if guide_told.needs and (type(told), told.classes) != (type(guide_told), guide_told.classes):
+    told, guide_told = model.network.conditioner.named_parts, guide.network.conditioner.named_parts
+    if any(name not in told or language_of(told[name]) != language_of(part) for name, part in guide_told.items()):
         raise UserError(f"guidance.guide: {run} was trained under other conditions")
     return guide.to(next(model.parameters()).device)
+
+
+def language_of(conditioner: Any) -> tuple[Any, ...]:
+    """What two conditioners have in common that can be told the same: all but the width of their layers."""
+    position = getattr(conditioner, "position", None)
+    factors = [getattr(conditioner, name, None) for name in ("factor", "latent_factor")]
+    places = None if position is None else len(position)
+    return type(conditioner), conditioner.classes, conditioner.told, *factors, places
+
+
+def training_of(description: Config) -> Config:
+    """What model.yaml says of training that decides how a model can be sampled."""
+    return {key: description[key] for key in ("drop_each_probability",) if key in description}
 
 
 def build_autoencoder(config: Config) -> Autoencoder:
@@ -231,12 +255,30 @@ def build_autoencoder_module(config: Config, autoencoder: Autoencoder, budget: B
     )
 
 
-def build_network(config: Config, info: DataInfo, latent_channels: int) -> ConditionalDenoiser:
-    """An untrained denoiser and its conditioner, for data described by `info`."""
-    conditioner = build(config["conditioner"], "conditioner", data=info)
-    sizes = {"in_channels": latent_channels, "condition_width": conditioner.vector_width}
+def build_conditioner(config: Config, info: DataInfo, latents: LatentInfo) -> Conditioners:
+    """What a model is told: the conditioners of a run, untrained, by their names in `config`."""
+    if "_target_" in config:
+        raise UserError("conditioner: this model was made by an older version of ldmlab; train it anew")
+    parts = {name: build(part, f"conditioner.{name}", data=info, latents=latents) for name, part in config.items()}
+    return Conditioners(parts)
+
+
+def conditioners_for_others(config: Config) -> Config:
+    """The settings of conditioners as a model's folder keeps them: without this machine's caches."""
+    return {name: {**part, **({"cache": None} if "cache" in part else {})} for name, part in config.items()}
+
+
+def build_network(config: Config, info: DataInfo, latents: LatentInfo) -> ConditionalDenoiser:
+    """An untrained denoiser and its conditioners, for data described by `info`."""
+    conditioner = build_conditioner(config["conditioner"], info, latents)
+    sizes = {
+        "in_channels": latents.channels,
+        "condition_width": conditioner.vector_width,
+        "token_width": conditioner.token_width,
+        "spatial_channels": conditioner.spatial_channels,
+    }
     if config["scheduler"].get("learned_variance"):
-        sizes["out_channels"] = 2 * latent_channels
+        sizes["out_channels"] = 2 * latents.channels
     return ConditionalDenoiser(build(config["denoiser"], "denoiser", **sizes), conditioner)
 
 
@@ -244,7 +286,8 @@ def build_model(config: Config, info: DataInfo, autoencoder: Autoencoder) -> Lat
     """An untrained diffusion model on a given autoencoder, for data described by `info`."""
     size = info.image_size // autoencoder.downsampling_factor
     objective = build_objective(config, autoencoder.latent_channels * size**2)
-    return LatentDiffusion(autoencoder, build_network(config, info, autoencoder.latent_channels), objective)
+    latents = LatentInfo(autoencoder.downsampling_factor, autoencoder.latent_channels)
+    return LatentDiffusion(autoencoder, build_network(config, info, latents), objective)
 
 
 def build_objective(config: Config, dimension: int) -> Objective:
@@ -262,10 +305,13 @@ def build_objective(config: Config, dimension: int) -> Objective:
 
 def check_conditioner(config: Config, info: DataInfo) -> None:
     """Raises UserError if the data lacks what the conditioner tells."""
-    conditioner: Any = get_class(config["conditioner"]["_target_"])
-    problem = conditioner.problem_with(info)
-    if problem:
-        raise UserError(f"conditioner: {problem}; use conditioner=none or other data")
+    for name, part in config["conditioner"].items():
+        if not isinstance(part, dict) or "_target_" not in part:
+            raise UserError(f"conditioner.{name}: a conditioner with a _target_ is needed; choose conditioner=...")
+        conditioner: Any = get_class(part["_target_"])
+        problem = conditioner.problem_with(info)
+        if problem:
+            raise UserError(f"conditioner={name}: {problem}; use conditioner=none or other data")
 
 
 def save_model(module: torch.nn.Module, folder: Path, description: Config) -> str:

@@ -21,6 +21,7 @@ WHOLE_NUMBERS = {
     "autoencoder.batch_size": 1,
     "autoencoder.warmup_steps": 0,
     "metrics.samples": LEAST_SAMPLES,
+    "metrics.probe_images": 0,
     "metrics.sampling_batch": 1,
     "metrics.speed_repeats": 0,
     "metrics.speed_batch": 1,
@@ -41,6 +42,7 @@ WHOLE_NUMBERS = {
 
 NUMBERS = {
     "drop_probability": (0, 1),
+    "drop_each_probability": (0, 0.5),
     "ema_gamma": (0, None),
     "trainer.checkpoint_seconds": (0, None),
 }

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
-
+from ldmlab.conditioners.base import Conditioners
 from ldmlab.data.loader import in_order, random_subset
+from ldmlab.tasks.quality import seed_of, without_images
 from ldmlab.types import Batch, ImageData
 
 LOOKED_THROUGH = 2_000
 BATCH = 100
 
 
-def grid_conditions(data: ImageData) -> tuple[Batch, int, int]:
-    """Conditions of the images of a sample grid, as a batch without images; how many images; and the grid's columns.
+def grid_conditions(data: ImageData, conditioner: Conditioners, seed: int) -> tuple[Batch, list[int], int]:
+    """Conditions of the images of a sample grid, as a batch without images; a seed for each; and the grid's columns.
 
     Labelled data: up to ten classes have a column each, of four images; of more, the first 64 are shown once, eight in
     a row. Other data: 40 images' conditions in ten columns. The conditions come from the val split, where up to 2,000
@@ -27,22 +26,19 @@ def grid_conditions(data: ImageData) -> tuple[Batch, int, int]:
         shown, each, columns = classes, 4, classes
     else:
         shown, each, columns = min(classes, 64), 1, 8
-    found: list[list[tuple[int, int]]] = [[] for _ in range(shown)]
-    batches: list[Batch] = []
-    for batch in in_order(val, random_subset(len(val), LOOKED_THROUGH, seed=0), BATCH):
+    found: list[list[int]] = [[] for _ in range(shown)]
+    order = random_subset(len(val), LOOKED_THROUGH, seed=0)
+    start = 0
+    for batch in in_order(val, order, BATCH):
         labels = batch["label"].tolist() if classes else [0] * len(batch["image"])
-        batches.append({key: value for key, value in batch.items() if key != "image"})
-        for row, label in enumerate(labels):
+        for row, label in zip(order[start : start + BATCH], labels, strict=True):
             if label < shown and len(found[label]) < each:
-                found[label].append((len(batches) - 1, row))
+                found[label].append(row)
+        start += BATCH
         if all(len(rows) == each for rows in found):
             break
     # a class with fewer than `each` images shows them in turn
-    places = [rows[i % len(rows)] for i in range(each) for rows in found if rows]
-    conditions = {key: _gather([batch[key] for batch in batches], places) for key in batches[0]}
-    return conditions, len(places), columns
-
-
-def _gather(parts: list[Tensor] | list[list], places: list[tuple[int, int]]) -> Tensor | list:
-    values = [parts[batch][row] for batch, row in places]
-    return torch.stack(values) if isinstance(values[0], Tensor) else values
+    rows = [rows[i % len(rows)] for i in range(each) for rows in found if rows]
+    seeds = [seed_of(seed, place) for place in range(len(rows))]
+    batch = val.__getitems__(rows)
+    return without_images({**batch, **conditioner.tell(batch, seeds)}), seeds, columns

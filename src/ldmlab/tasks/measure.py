@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import re
 from collections.abc import Sequence
@@ -17,11 +16,13 @@ from ldmlab.diffusion.guidance import Guidance
 from ldmlab.diffusion.samplers import Sampler
 from ldmlab.metrics import processes
 from ldmlab.metrics.extractors import Features, to_uint8
+from ldmlab.metrics.fidelity import Judge
 from ldmlab.metrics.frechet import frechet_distance
 from ldmlab.metrics.names import ENOUGH_FOR_FRECHET
 from ldmlab.metrics.reconstruction import feature_loss, reconstruction_quality
 from ldmlab.modules.model import ConditionalDenoiser, LatentDiffusion
-from ldmlab.tasks.quality import Metrics, Quality, Track, gather
+from ldmlab.tasks.measure_fidelity import Judged, judge_images, judgements
+from ldmlab.tasks.quality import Metrics, Quality, Track, gather, seed_of, with_error, without_images
 
 Config = dict[str, Any]
 
@@ -46,7 +47,7 @@ def measure_reconstruction(
     features: list[Features] = []
     for batch in quality.batches(source, own, track, f"reconstructing {quality.samples:,} images"):
         images = batch["image"].to(quality.device)
-        reconstructions = reconstruct(autoencoder, images)
+        reconstructions = autoencoder.there_and_back(images)
         for name, value in reconstruction_quality(images, reconstructions, quality.lpips).items():
             values.setdefault(name, []).append(value.double().cpu())
         features.append(quality.features([reconstructions]))
@@ -93,7 +94,7 @@ def measure_reconstruction_distances(
         quality.floor_rows,
         track,
         f"features of {len(quality.floor_rows):,} reconstructions",
-        lambda images: reconstruct(autoencoder, images),
+        autoencoder.there_and_back,
     )
     manifest = {"images": f"reconstructions of {further_images(quality)}", "model": model}
     return quality.compare(features, f"reconstruction{suffix}", manifest, track)
@@ -103,19 +104,6 @@ def further_images(quality: Quality) -> str:
     """What the images of the floors are."""
     disjoint = "" if quality.published else ", disjoint from the reference"
     return f"{quality.data.info.name}/{quality.floor_split}{disjoint}"
-
-
-def reconstruct(autoencoder: Autoencoder, images: Tensor) -> Tensor:
-    """Images (B, 3, H, W) in [-1, 1] through the autoencoder and back, without chance."""
-    return autoencoder.decode(autoencoder.encode(images).mean).clamp(-1, 1)
-
-
-def with_error(values: Tensor, manifest: Config) -> Config:
-    """The mean of one value for each image, and its standard error."""
-    metric: Config = {"value": float(values.mean()), "manifest": manifest}
-    if values.isfinite().all():
-        metric["standard_error"] = float(values.std() / len(values) ** 0.5)
-    return metric
 
 
 def measure_generation(
@@ -129,8 +117,9 @@ def measure_generation(
     track: Track,
     sampling_batch: int,
     seed: int,
+    judges: Sequence[Judge] = (),
 ) -> Metrics:
-    """Distances of N generated images, and their CLIP score where it is asked for.
+    """Distances of N generated images, what judges say of them, and their CLIP score where it is asked for.
 
     The conditions are those of N real images, so that classes are as frequent as there; every image has its own seed,
     whichever batch or process draws it. `description` of sampler and guidance goes into the manifest.
@@ -138,20 +127,24 @@ def measure_generation(
     latent_size = quality.data.info.image_size // model.autoencoder.downsampling_factor
     own = processes.share(quality.samples)
     features, scores, evaluations = [], [], 0.0
+    judged: Judged = {}
     starts = range(0, len(own), sampling_batch)
     for start in track(starts, len(starts), f"sampling {quality.samples:,} images ({detail})"):
         rows = own[start : start + sampling_batch]
-        conditions = quality.conditions(rows)
+        examples = quality.examples(rows, network.conditioner)
+        conditions = without_images(examples)
         seeds = [seed_of(seed, row) for row in rows]
         samples = model.sample(conditions, seeds, latent_size, sampler, guidance, network)
         evaluations = samples.evaluations
         features.append(quality.features([samples.images]))
+        judge_images(judges, samples.images, examples, features[-1].pooled, judged)
         if quality.clip_score is not None:
             scores.append(quality.clip_score(to_uint8(samples.images), conditions["caption"]).cpu())
     manifest = {**description, "nfe": evaluations, "seed": seed, "ema": True, "sampling_batch": sampling_batch}
     every = gather(Features.cat(features), quality.samples)
     features.clear()
     metrics = quality.compare(every, detail, manifest, track)
+    metrics |= judgements(judged, quality, detail, manifest)
     if quality.clip_score is not None:
         told = {"weights_sha256": quality.clip_score.hash}
         values = processes.gather_rows(torch.cat(scores).double(), quality.samples)
@@ -159,12 +152,6 @@ def measure_generation(
             values, {**manifest, **told, "samples": quality.samples, "torch": torch.__version__}
         )
     return metrics
-
-
-def seed_of(seed: int, row: int) -> int:
-    """The seed of image `row` of a set: independent of batch sizes, different for every (seed, row)."""
-    digest = hashlib.sha256(f"{seed}/{row}".encode()).digest()
-    return int.from_bytes(digest[:7], "big")
 
 
 def sampling_detail(config: Config, trained_guidance: Config | None = None) -> tuple[str, Config]:

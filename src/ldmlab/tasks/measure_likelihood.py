@@ -14,8 +14,7 @@ from ldmlab.diffusion.schedules import add_noise
 from ldmlab.errors import UserError
 from ldmlab.metrics import processes
 from ldmlab.modules.model import LatentDiffusion
-from ldmlab.tasks.measure import seed_of, with_error
-from ldmlab.tasks.quality import Metrics, Quality, Track, to_device
+from ldmlab.tasks.quality import Metrics, Quality, Track, seed_of, to_device, with_error
 
 Config = dict[str, Any]
 
@@ -78,10 +77,12 @@ def measure_likelihood(
     for batch in quality.batches(source, rows, track, f"bound of {quality.samples:,} images ({detail})"):
         batch = to_device(batch, quality.device)
         count = len(batch["image"])
-        randn_like = PerSampleNoise([seed_of(seed, place) for place in places[start : start + count]])
+        seeds = [seed_of(seed, place) for place in places[start : start + count]]
+        randn_like = PerSampleNoise(seeds)
         start += count
         x0 = model.autoencoder.normalize(model.autoencoder.encode(batch["image"]).sample(randn_like))
-        conditioning = model.network.conditioner(batch)
+        told = {**batch, **model.network.conditioner.tell(batch, seeds)}
+        conditioning = model.condition(model.network, told)
         # the decoder's step, then one step of each of `times` equally likely parts of the chain
         offsets = torch.special.ndtr(randn_like(x0[:, :1, :1, :1]).flatten(1).double())  # uniform, of the image's seed
         parts = torch.arange(times, dtype=torch.float64, device=quality.device)

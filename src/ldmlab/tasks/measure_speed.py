@@ -19,9 +19,9 @@ from ldmlab.metrics.speed import (
     reset_peak_memory,
     time_repeats,
 )
-from ldmlab.modules.model import ConditionalDenoiser, GuidedDenoiser, LatentDiffusion
-from ldmlab.tasks.measure import seed_of
-from ldmlab.tasks.quality import Metrics, Quality
+from ldmlab.modules.guided import GuidedDenoiser
+from ldmlab.modules.model import ConditionalDenoiser, LatentDiffusion
+from ldmlab.tasks.quality import Metrics, Quality, seed_of, without_images
 from ldmlab.types import Batch
 
 SEARCH_REPEATS = 3
@@ -50,7 +50,8 @@ def measure_speed(
     shape = (model.autoencoder.latent_channels, latent_size, latent_size)
 
     def conditions_of(batch_size: int) -> Batch:
-        return quality.conditions([row % quality.samples for row in range(batch_size)])
+        rows = [row % quality.samples for row in range(batch_size)]
+        return without_images(quality.examples(rows, network.conditioner))
 
     def sampling(batch_size: int) -> Callable[[], float]:
         """A call that samples a batch, and nothing else: what it is told is made beforehand."""
@@ -67,8 +68,8 @@ def measure_speed(
         found: dict[str, Callable[[], Any]] = {"denoiser": lambda: denoise(latents, halfway)}
         if model.autoencoder.downsampling_factor > 1:
             found["decoder"] = lambda: model.autoencoder.decode(model.autoencoder.denormalize(latents))
-        if network.conditioner.needs:
-            found["conditioner"] = lambda: network.conditioner(conditions)
+        if network.conditioner.told:
+            found["conditioner"] = lambda: model.condition(network, conditions)
         return found
 
     with torch.inference_mode(), torch.random.fork_rng():

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ldmlab.conditioners.base import Conditioners
 from ldmlab.data.cache_folder import new_folder
 from ldmlab.data.loader import images_at_once, in_order, random_subset
 from ldmlab.errors import UserError
@@ -151,10 +152,11 @@ class Quality:
             if judge is not None:
                 check_judge(f"metrics.{name}", judge.hash, trained_against)
 
-    def conditions(self, rows: Sequence[int]) -> Batch:
-        """What the data says of images `rows` (positions among the N), without the images."""
+    def examples(self, rows: Sequence[int], conditioner: Conditioners) -> Batch:
+        """Images `rows` (positions among the N) with what the data and a model's conditioners say of them."""
         batch = self.data.split(self.split).__getitems__([self.rows[row] for row in rows])
-        return to_device({key: value for key, value in batch.items() if key != "image"}, self.device)
+        told = conditioner.tell(batch, [seed_of(self.seed, row) for row in rows])
+        return to_device({**batch, **told}, self.device)
 
     def features(self, images: Iterable[Tensor]) -> Features:
         """Features of batches of images in [-1, 1]."""
@@ -165,7 +167,7 @@ class Quality:
         if self.published is not None:
             return self.published
         if self.made is None:
-            features = self._real_features(self.split, self.reference_rows, track)
+            features = self.kept_features(self.split, self.reference_rows, track)
             title = f"{self.data.info.name}/{self.split}"
             self.made = Reference(title, len(features), self._key(self.split, self.reference_rows), features)
         return self.made
@@ -176,11 +178,11 @@ class Quality:
             reference = self.reference(track).features
             assert reference is not None
             return reference[: self.samples]
-        return self._real_features(self.split, self.rows, track)
+        return self.kept_features(self.split, self.rows, track)
 
     def floor_features(self, track: Track) -> Features:
         """Features of the further real images, made once and kept on disk."""
-        return self._real_features(self.floor_split, self.floor_rows, track)
+        return self.kept_features(self.floor_split, self.floor_rows, track)
 
     @property
     def reference_folder(self) -> Path:
@@ -190,7 +192,8 @@ class Quality:
     def _folder(self, split: str, rows: Sequence[int]) -> Path:
         return self.cache_dir / "reference" / self._key(split, rows)
 
-    def _real_features(self, split: str, rows: Sequence[int], track: Track) -> Features:
+    def kept_features(self, split: str, rows: Sequence[int], track: Track) -> Features:
+        """Features of real images, made once and kept on disk."""
         folder = self._folder(split, rows)
         if not processes.from_first(folder.exists):
             title = f"features of {len(rows):,} real images ({split})"
@@ -260,6 +263,25 @@ class Quality:
             "data_fingerprint": self.data.info.fingerprint,
             "torch": torch.__version__,
         }
+
+
+def without_images(batch: Batch) -> Batch:
+    """What is told of images, without them."""
+    return {key: value for key, value in batch.items() if key != "image"}
+
+
+def seed_of(seed: int, row: int) -> int:
+    """The seed of image `row` of a set: independent of batch sizes, different for every (seed, row)."""
+    digest = hashlib.sha256(f"{seed}/{row}".encode()).digest()
+    return int.from_bytes(digest[:7], "big")
+
+
+def with_error(values: Tensor, manifest: Config) -> Config:
+    """The mean of one value for each image, and its standard error."""
+    metric: Config = {"value": float(values.mean()), "manifest": manifest}
+    if len(values) > 1 and values.isfinite().all():
+        metric["standard_error"] = float(values.std() / len(values) ** 0.5)
+    return metric
 
 
 def number_of(samples: int | str, available: int) -> int:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ldmlab.metrics import processes
+from ldmlab.metrics.fidelity import Judge
 from ldmlab.modules.model import ConditionalDenoiser, LatentDiffusion
 from ldmlab.tasks import build, measure
 from ldmlab.tasks.console import track
@@ -42,8 +44,9 @@ def measure_diffusion(
     recipe: Config,
     description: Config,
     detail: str,
+    judges: Sequence[Judge],
 ) -> Metrics:
-    """Quality, and speed where it is asked for, of one setting of sampler and guidance."""
+    """Quality, fidelity to what was told, and speed where it is asked for, of one setting of sampler and guidance."""
     settings = recipe["metrics"]
     sampler, guidance = build.build_sampler(recipe, model.objective), build.build_guidance(recipe, model)
     guide = recipe["guidance"].get("guide")
@@ -51,7 +54,7 @@ def measure_diffusion(
         description = {**description, "guide": build.fingerprint_of(guide)}
     metrics = measure.measure_generation(
         model, network, quality, sampler, guidance, description, detail, track,
-        settings["sampling_batch"], settings["seed"],
+        settings["sampling_batch"], settings["seed"], judges,
     )  # fmt: skip
     # one process alone, while the others wait: the speed of one device, not of several that share a machine
     if settings["speed_repeats"] and processes.rank() == 0:

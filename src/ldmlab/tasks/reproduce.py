@@ -18,7 +18,7 @@ Config = dict[str, Any]
 TOLERANCE = 1e-3
 """Relative difference that another machine, another version of torch or another batch size may make."""
 
-COUNTS = ("precision", "recall", "density", "coverage")
+COUNTS = ("precision", "recall", "density", "coverage", "oracle", "probe")
 """Metrics that count images, and so move in steps of one over their number."""
 
 

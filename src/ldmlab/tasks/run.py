@@ -30,6 +30,7 @@ VOLATILE = (
     "cache_dir",
     "data.cache_dir",
     "data.root",
+    "conditioner.text_pretrained.cache",
     "logger",
     "trainer.num_workers",
     "trainer.threads",
@@ -71,6 +72,8 @@ def run_name(stage: str, factor: str, overrides: list[str], swept: Sequence[str]
     parts = [f"{stage}-{factor}"]
     for override in sorted(overrides):
         key, value = key_of(override), override.partition("=")[2]
+        if key == "conditioner":
+            value = value.strip("[]").replace(",", "+")
         group = group_of(override)
         # `downsampling=f4` is in every name, `downsampling.latent_channels=8` is a change
         if key in NEVER_NAMED or group == "hydra":

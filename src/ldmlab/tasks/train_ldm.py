@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,9 @@ from torch import Tensor
 from ldmlab.autoencoders.base import Autoencoder
 from ldmlab.callbacks.budget import Budget, Cost, Limits
 from ldmlab.callbacks.pictures import AtMilestones, log_picture, save_grid
-from ldmlab.data.latents import cache_latents, latents_key
-from ldmlab.data.loader import Flipped, training_images
+from ldmlab.conditioners.base import Conditioners
+from ldmlab.data.latents import WithImages, cache_latents, latents_key
+from ldmlab.data.loader import Flipped, in_order, training_images
 from ldmlab.errors import UserError
 from ldmlab.metrics.speed import count_flops, count_parameters
 from ldmlab.modules.image_data import ImageDataModule
@@ -24,14 +25,17 @@ from ldmlab.modules.model import ConditionalDenoiser, LatentDiffusion
 from ldmlab.tasks import build, measure
 from ldmlab.tasks.console import say, track
 from ldmlab.tasks.grid import grid_conditions
+from ldmlab.tasks.measure_fidelity import judges_of, measure_references
 from ldmlab.tasks.quality import Quality, quality_of, to_device
 from ldmlab.tasks.recipes import measure_diffusion, recipe_key, recipe_of
 from ldmlab.tasks.run import VOLATILE, Run, group_of, key_of, read_run, run_name
 from ldmlab.tasks.train_vae import STAGE_TWO, measure_statistics, train_vae
 from ldmlab.tasks.training import PREVIEWED, device_of, finish, fit, log_preview, logging_to, set_up, try_trainer
-from ldmlab.types import ImageData, ImageSource
+from ldmlab.types import Batch, ImageData, ImageSource
 
 Config = dict[str, Any]
+
+READ_AT_ONCE = 500
 
 
 def train_ldm(config: Config, overrides: list[str]) -> Run:
@@ -91,7 +95,8 @@ def build_module(config: Config, data: ImageData, autoencoder: Autoencoder) -> L
     """The untrained diffusion model, to train."""
     model = build.build_model(config, data.info, autoencoder)
     optimizer = build.build(config["optimizer"], "optimizer")
-    return LatentDiffusionModule(model, optimizer, config["ema_gamma"], config["drop_probability"])
+    drop = (config["drop_probability"], config["drop_each_probability"])
+    return LatentDiffusionModule(model, optimizer, config["ema_gamma"], *drop)
 
 
 def stage_one(config: Config, overrides: list[str]) -> Run | None:
@@ -153,7 +158,7 @@ def _train_ldm(run: Run, config: Config, quality: Quality, vae_run: Run | None) 
     model, network = module.model, module.model.network
 
     source, caching = training_source(config, data, autoencoder, fingerprint, network.conditioner.needs, device)
-    spent = spent + caching
+    spent = spent + caching + reading(source, network.conditioner)
 
     limits = Limits(**config["budget"])
     if config["autoencoder_from"] is None:
@@ -168,9 +173,8 @@ def _train_ldm(run: Run, config: Config, quality: Quality, vae_run: Run | None) 
     metrics_config = config["metrics"]
     latent_size = data.info.image_size // autoencoder.downsampling_factor
     detail, description = measure.sampling_detail(config)
-    conditions, images, columns = grid_conditions(data)
+    conditions, seeds, columns = grid_conditions(data, network.conditioner, metrics_config["seed"])
     conditions = to_device(conditions, device)
-    seeds = [measure.seed_of(metrics_config["seed"], place) for place in range(images)]
 
     def draw_grid(path: Path, network: ConditionalDenoiser) -> None:
         save_grid(model.sample(conditions, seeds, latent_size, sampler, guidance, network).images, path, columns)
@@ -205,7 +209,9 @@ def _train_ldm(run: Run, config: Config, quality: Quality, vae_run: Run | None) 
             run.checkpoints,
             {
                 **build.description_of(autoencoder),
-                **{key: config[key] for key in ("denoiser", "conditioner", "scheduler", "sampler", "guidance")},
+                **{key: config[key] for key in ("denoiser", "scheduler", "sampler", "guidance")},
+                "conditioner": build.conditioners_for_others(config["conditioner"]),
+                "drop_each_probability": config["drop_each_probability"],
                 "data": build.info_to_dict(data.info),
             },
         )
@@ -215,7 +221,9 @@ def _train_ldm(run: Run, config: Config, quality: Quality, vae_run: Run | None) 
             if vae_run is not None:
                 metrics |= measure.measure_reconstruction(autoencoder, quality, track, model_fingerprint)
             description |= {"model": model_fingerprint}
-            metrics |= measure_diffusion(model, average, quality, config, description, detail)
+            judges = judges_of(quality, average.conditioner, metrics_config, track)
+            metrics |= measure_references(autoencoder, average.conditioner, judges, quality, model_fingerprint, track)
+            metrics |= measure_diffusion(model, average, quality, config, description, detail, judges)
         finish(
             run,
             "diffusion",
@@ -235,6 +243,17 @@ def _train_ldm(run: Run, config: Config, quality: Quality, vae_run: Run | None) 
     say(f"{run}: {measure.headline(metrics, detail)}{measure.speed_line(metrics, detail)}")
 
 
+def reading(source: ImageSource, conditioner: Conditioners) -> Cost:
+    """Has conditioners read beforehand what is read once; what that costs, whichever run did it."""
+
+    def batches() -> Iterable[Batch]:
+        count = -(-len(source) // READ_AT_ONCE)
+        return track(in_order(source, range(len(source)), READ_AT_ONCE), count, f"reading {len(source):,} captions")
+
+    seconds, cpu_seconds = conditioner.prepare(batches)
+    return Cost(seconds=seconds, cpu_seconds=cpu_seconds)
+
+
 def training_source(
     config: Config,
     data: ImageData,
@@ -250,7 +269,8 @@ def training_source(
     images = training_images(data)
     if autoencoder.downsampling_factor == 1:
         return images, Cost()
-    key = latents_key(fingerprint, data.info.fingerprint, "train", isinstance(images, Flipped), keys)
+    kept = tuple(key for key in keys if key != "image")
+    key = latents_key(fingerprint, data.info.fingerprint, "train", isinstance(images, Flipped), kept)
 
     @torch.inference_mode()
     def encode(batch: Tensor) -> tuple[Tensor, Tensor]:
@@ -261,9 +281,10 @@ def training_source(
         images,
         encode,
         Path(config["cache_dir"]) / "latents" / key,
-        keys,
+        kept,
         progress=lambda batches, count: track(batches, count, f"encoding {len(images):,} images"),
     )
     one = torch.zeros(1, 3, data.info.image_size, data.info.image_size)
     flops = count_flops(lambda: encode(one)) * len(images)
-    return latents, Cost(flops=flops, seconds=latents.seconds, cpu_seconds=latents.cpu_seconds)
+    source = WithImages(latents, images) if "image" in keys else latents
+    return source, Cost(flops=flops, seconds=latents.seconds, cpu_seconds=latents.cpu_seconds)

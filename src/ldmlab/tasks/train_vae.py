@@ -90,7 +90,7 @@ def _train_vae(run: Run, state: RunState, config: Config, made_by: tuple[str, li
     def draw_grid(path: Path) -> None:
         with torch.inference_mode():
             images = fixed.to(autoencoder.latent_mean.device)
-            pairs = torch.stack([images, measure.reconstruct(autoencoder, images)], 1)
+            pairs = torch.stack([images, autoencoder.there_and_back(images)], 1)
         save_grid(pairs.flatten(0, 1), path, columns=10)
 
     def milestone(trainer: L.Trainer, _: L.LightningModule) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +12,11 @@ from ldmlab.autoencoders.base import Autoencoder
 from ldmlab.callbacks.budget import Stopwatch
 from ldmlab.errors import UserError
 from ldmlab.metrics import processes
+from ldmlab.metrics.fidelity import Judge, Probe
 from ldmlab.modules.model import LatentDiffusion
 from ldmlab.tasks import build, checks, measure, training
 from ldmlab.tasks.console import track
+from ldmlab.tasks.measure_fidelity import judges_of, measure_references
 from ldmlab.tasks.measure_likelihood import chain_of, measure_likelihood
 from ldmlab.tasks.quality import Metrics, Quality, number_of, quality_of
 from ldmlab.tasks.recipes import measure_diffusion, recipe_key
@@ -102,6 +105,7 @@ class Trained:
             refuse(asked, f"{self.run} is an autoencoder, which samples nothing")
             return recipe
         recipe |= {group: with_overrides(self.config[group], asked[group], group) for group in ("sampler", "guidance")}
+        recipe |= build.training_of(self.config)
         if asked["nfe"] is not None:
             recipe["sampler"]["steps"] = build.steps_for(recipe["sampler"], asked["nfe"])
         # built here for what can be wrong with them, before images are measured
@@ -133,11 +137,18 @@ class Trained:
         new = bool(metrics) or (lpips is not None and lpips not in known)
         if self.model is None or (new and self.autoencoder.downsampling_factor > 1):
             metrics |= measure.measure_reconstruction(self.autoencoder, quality, track, self.fingerprint, suffix)
-        detail = f"reconstruction{suffix}"
-        if self.model is not None:
-            detail, generated = self._measure_diffusion(quality, recipe)
-            metrics |= generated
-        return detail, metrics, floors
+        if self.model is None:
+            return f"reconstruction{suffix}", metrics, floors
+        conditioner = self.model.network.conditioner
+        judges = judges_of(quality, conditioner, recipe["metrics"], track)
+        # another number of images to fit a probe to is another probe, with a ceiling of its own
+        probes = [judge.name for judge in judges if isinstance(judge, Probe)]
+        if new or any(f"{quality.split}/{name}@real{suffix}" not in known for name in probes):
+            metrics |= measure_references(
+                self.autoencoder, conditioner, judges, quality, self.fingerprint, track, suffix
+            )
+        detail, generated = self._measure_diffusion(quality, recipe, judges)
+        return detail, metrics | generated, floors
 
     def _measure_bound(self, quality: Quality, recipe: Config) -> tuple[str, str, Metrics]:
         assert self.model is not None
@@ -149,12 +160,13 @@ class Trained:
         metrics = measure_likelihood(self.model, quality, settings, seed, description, detail, track)
         return f"{quality.split}/bound@{detail}", detail, metrics
 
-    def _measure_diffusion(self, quality: Quality, recipe: Config) -> tuple[str, Metrics]:
+    def _measure_diffusion(self, quality: Quality, recipe: Config, judges: Sequence[Judge]) -> tuple[str, Metrics]:
         assert self.model is not None
         detail, description = measure.sampling_detail(recipe, self.config["guidance"])
         description |= {"model": self.fingerprint}
         detail += recipe["suffix"]
-        return detail, measure_diffusion(self.model, self.model.network, quality, recipe, description, detail)
+        network = self.model.network
+        return detail, measure_diffusion(self.model, network, quality, recipe, description, detail, judges)
 
 
 def refuse(asked: Config, reason: str) -> None:

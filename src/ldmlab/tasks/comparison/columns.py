@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from ldmlab.tasks.comparison.rows import REAL, RECONSTRUCTION, Headline, Row
+from ldmlab.tasks.comparison.rows import BICUBIC, REAL, RECONSTRUCTION, Headline, Row
 from ldmlab.tasks.comparison.runs import Measurement
 
 ABSENT = "–"
@@ -100,6 +100,7 @@ def diffusion_columns(rows: list[Row], headline: Headline | None) -> list[Column
         Column("sampler@steps", lambda row: row.setting or ABSENT, numeric=False),
         *([Column("guidance", guidance, meaning="Guidance scale.", secondary=True)] if guided else []),
         *_distance_columns(rows, headline),
+        *_fidelity_columns(rows),
         *(_floor_column(kind, unit, detail) for detail in _FLOORS),
         *(_floor_column("frechet", "FD", detail) for detail in _FLOORS if kind == "kid"),
         *(_pair_column(*names) for names in PAIRS if any(row.other(f"{names[0]}_k5") is not None for row in rows)),
@@ -185,6 +186,35 @@ def _distance_columns(rows: list[Row], headline: Headline | None) -> list[Column
     return [*frechet, *kid] if headline == "frechet" else [*kid, *frechet]
 
 
+def _fidelity_columns(rows: list[Row]) -> list[Column]:
+    """One column for everything that was looked at in images that were told something, beside what real ones reach."""
+    return [_fidelity_column(name) for name in dict.fromkeys(name for row in rows for name in row.fidelity)]
+
+
+def _fidelity_column(quantity: str) -> Column:
+    def mine(row: Row) -> float | None:
+        return found.value if (found := row.fidelity.get(quantity)) else None
+
+    def text(row: Row) -> str:
+        beside = {"of": (RECONSTRUCTION, REAL), "bicubic": (BICUBIC,)}
+        shown = number(mine(row))
+        for word, references in beside.items():
+            found = next((m for name in references if (m := row.fidelity_of(quantity, name))), None)
+            shown += "" if found is None else f" ({word} {number(found.value)})"
+        return shown
+
+    heading = quantity.removeprefix("oracle_").replace("super_resolution", "SR").replace("_", " ")
+    return Column(
+        heading,
+        text,
+        mine,
+        None if quantity.endswith("error") else "higher",
+        "What the model was told and images show, in brackets what reconstructions of real images, or interpolation, "
+        "reach.",
+        secondary=not quantity.startswith(_MAIN_FIDELITY),
+    )
+
+
 def _frechet_column(quantity: str, samples: int | None) -> Column:
     def mine(row: Row) -> Measurement | None:
         same = row.frechet and (row.frechet.quantity, row.frechet.samples) == (quantity, samples)
@@ -252,6 +282,11 @@ _FLOORS = {
     ),
     REAL: ("real", "The same distance of further real images, as many, that are not among the reference."),
 }
+_MAIN_FIDELITY = (
+    "oracle_label", "oracle_caption_shape", "oracle_caption_colour", "oracle_boxes_iou", "oracle_semantic_iou",
+    "probe_label", "super_resolution_psnr", "inpainting_inside_psnr", "clip_score",
+)  # fmt: skip
+"""Of many that say nearly the same, those that are shown where there is little room."""
 _RUN = Column("run", lambda row: row.run.label, numeric=False)
 _FACTOR = Column("f", lambda row: f"f{row.run.factor}" if row.run.factor else ABSENT, meaning="Downsampling factor.")
 _CPU_MINUTES = Column(

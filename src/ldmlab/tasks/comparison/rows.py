@@ -9,6 +9,7 @@ See Bińkowski et al. 2018, "Demystifying MMD GANs", section 4.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, TypeVar
@@ -18,7 +19,12 @@ from ldmlab.tasks.comparison.runs import Measurement, Run
 
 T = TypeVar("T")
 
-RECONSTRUCTION, REAL, PREVIEW = "reconstruction", "real", "preview"
+RECONSTRUCTION, REAL, BICUBIC, PREVIEW = "reconstruction", "real", "bicubic", "preview"
+REFERENCES = (REAL, RECONSTRUCTION, BICUBIC)
+"""What sampled images are held against, measured under these names."""
+
+FIDELITY = ("oracle_", "probe_", "super_resolution_", "inpainting_", "clip_score_")
+"""How the names of metrics begin that say whether images show what the model was told."""
 
 Headline = Literal["kid", "frechet"]
 
@@ -137,6 +143,19 @@ class Row:
         }
 
     @property
+    def fidelity(self) -> dict[str, Measurement]:
+        """How well these images show what the model was told, by what was looked at: "oracle_caption_colour"."""
+        found = (m for m in self.run.measurements.values() if m.detail == self.detail)
+        return {m.quantity: m for m in found if m.quantity.startswith(FIDELITY)}
+
+    def fidelity_of(self, quantity: str, reference: str) -> Measurement | None:
+        """The same of real images, of reconstructions or of what interpolation makes."""
+        own = self.fidelity.get(quantity)
+        other_images = re.search(r"-n\d+-seed\d+.*$", self.detail)
+        suffix = other_images[0] if other_images else ""
+        return None if own is None else self.run.measurements.get(f"{own.split}/{quantity}@{reference}{suffix}")
+
+    @property
     def own_distance(self) -> Measurement | None:
         """The Fréchet distance between the run's images and their own reconstructions (rFID, on Inception)."""
         return self.run.measured_like("recon_fd_") or self.run.measured_like("recon_fid")
@@ -184,6 +203,13 @@ class Row:
             **{key: _value(run.measured(key)) for key in ("codebook_perplexity", "codebook_usage")},
             **{key: self.speed(key) for key in ("images_per_s", "latency_s", "decoder_images_per_s", "peak_memory_mb")},
             "others": self.others,
+            "fidelity": {name: _value(measurement) for name, measurement in self.fidelity.items()},
+            "fidelity_references": {
+                reference: {
+                    name: _value(found) for name in self.fidelity if (found := self.fidelity_of(name, reference))
+                }
+                for reference in REFERENCES
+            },
             "cpu_minutes": self.cpu_minutes,
             "autoencoder_cost_unknown": run.autoencoder_cost_unknown,
             "cost": run.cost,
@@ -269,9 +295,7 @@ def _settings(run: Run) -> list[str]:
     """The sampler settings that a run was measured with, in the order of its summary."""
     aside = ("", PREVIEW)
     measured = (m for m in run.measurements.values() if m.split == "speed" or distance_kind(m))
-    details = dict.fromkeys(
-        m.detail for m in measured if m.detail not in aside and not is_floor(m.detail, REAL, RECONSTRUCTION)
-    )
+    details = dict.fromkeys(m.detail for m in measured if m.detail not in aside and not is_floor(m.detail, *REFERENCES))
     return list(details) or [""]
 
 
