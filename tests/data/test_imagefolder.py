@@ -152,7 +152,7 @@ def test_file_that_metadata_promises_is_missed_by_name(root):
 def test_second_use_reads_the_cache(root, monkeypatch):
     save(root, 0, 1)
     open_data(root, val_split="train").split("train")
-    monkeypatch.setattr("ldmlab.data.encoded.open_image", None)
+    monkeypatch.setattr("ldmlab.data.opened.open_image", None)
     assert content(open_data(root, val_split="train").split("train")) == [(0,), (1,)]
 
 

@@ -61,7 +61,7 @@ def test_splits_labels_and_captions_come_from_the_files(folder):
 
 
 def test_info_decodes_nothing_and_writes_nothing(folder, monkeypatch):
-    monkeypatch.setattr("ldmlab.data.encoded.open_image", None)
+    monkeypatch.setattr("ldmlab.data.opened.open_image", None)
     assert open_data(folder).info.num_classes == 3
     assert not (folder.parent / "cache").exists()
 

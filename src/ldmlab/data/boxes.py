@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ldmlab.data.columns import class_ids, class_order
-from ldmlab.data.encoded import CorruptImage
+from ldmlab.data.opened import CorruptImage
 from ldmlab.data.transforms import Frame
 from ldmlab.errors import UserError
 

@@ -28,7 +28,8 @@ import numpy as np
 import torch
 
 from ldmlab.data.cache_folder import create_array, new_folder
-from ldmlab.data.encoded import CorruptImage, EncodedSplit, decode
+from ldmlab.data.encoded import EncodedSplit
+from ldmlab.data.opened import CorruptImage, decode
 from ldmlab.data.parallel import for_all_rows
 from ldmlab.errors import UserError
 from ldmlab.types import Batch, ImageSource

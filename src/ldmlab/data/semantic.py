@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from ldmlab.data.cache_folder import new_folder
-from ldmlab.data.encoded import CorruptImage, decoding, open_image
+from ldmlab.data.opened import CorruptImage, decoding, open_image
 from ldmlab.data.parallel import for_all_rows
 from ldmlab.data.transforms import SIXTEEN_BIT_MODES, Frame, square_map, turn_like, upright
 from ldmlab.errors import UserError

@@ -18,28 +18,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ldmlab.data.shapes_scores import ShapesScores
+from ldmlab.data.shapes_words import CLASS_NAMES, COLOURS, MAX_TURN, RELATIONS, SHAPE_NAMES, SIZES
 from ldmlab.data.signed_distance import SHAPES, hull_discs
 from ldmlab.errors import UserError
 from ldmlab.types import Batch, DataInfo, Oracle
 
 VERSION = 1  # part of the fingerprint: raise it with every change that alters a picture
 
-SHAPE_NAMES = tuple(SHAPES)
-COLOURS: dict[str, tuple[float, float, float]] = {
-    "red": (0.88, 0.08, 0.10),
-    "orange": (1.00, 0.52, 0.02),
-    "yellow": (1.00, 0.93, 0.12),
-    "green": (0.06, 0.66, 0.16),
-    "cyan": (0.10, 0.88, 0.92),
-    "blue": (0.12, 0.20, 0.92),
-    "pink": (1.00, 0.42, 0.80),
-    "white": (1.00, 1.00, 1.00),
-}
-SIZES = {"small": 0.13, "medium": 0.18, "large": 0.24}  # radius, as a share of the picture's side
-CLASS_NAMES = tuple(f"{colour} {shape}" for shape in SHAPE_NAMES for colour in COLOURS)
-RELATIONS = ("left of", "right of", "above", "below")
-
-MAX_TURN = math.radians(12)  # a turned square stays a square and a turned cross stays upright
 MARGIN = 0.015  # between an object and the border, and between two objects
 MAX_ZOOM = 1.7  # the largest object still moves a little
 LAYOUT_TRIES = 16
@@ -367,6 +353,4 @@ class Shapes:
 
     def oracle(self) -> Oracle:
         """Reads in pictures what they show, to tell whether a model draws what it was told."""
-        from ldmlab.data.shapes_scores import ShapesScores  # which knows this file
-
         return ShapesScores(self._parameters["max_objects"], self._parameters["zoom"])

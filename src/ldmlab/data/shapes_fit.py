@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ldmlab.data.shapes import MAX_TURN
+from ldmlab.data.shapes_words import MAX_TURN
 from ldmlab.data.signed_distance import SHAPES
 
 TURNS = (-0.6 * MAX_TURN, 0.0, 0.6 * MAX_TURN)  # of the first guesses

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
-from ldmlab.data.shapes import COLOURS, SIZES
 from ldmlab.data.shapes_fit import Fit, Floats, fit_shapes, moments
+from ldmlab.data.shapes_words import COLOURS, SIZES
 from ldmlab.data.signed_distance import hull_discs
 
 # Of a pixel of the background, at most; the data set's differ by 0.12 between channels and stay below 0.7. The last is

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from ldmlab.data.shapes import COLOURS, RELATIONS, SHAPE_NAMES, SIZES
 from ldmlab.data.shapes_oracle import SeenObject, ShapesOracle
+from ldmlab.data.shapes_words import COLOURS, RELATIONS, SHAPE_NAMES, SIZES
 from ldmlab.types import Batch
 
 Seen = Sequence[Sequence[SeenObject]]  # as `ShapesOracle` returns it

@@ -19,8 +19,7 @@ from ldmlab.metrics.speed import (
     reset_peak_memory,
     time_repeats,
 )
-from ldmlab.modules.guided import GuidedDenoiser
-from ldmlab.modules.model import ConditionalDenoiser, LatentDiffusion
+from ldmlab.modules.model import ConditionalDenoiser, GuidedDenoiser, LatentDiffusion
 from ldmlab.tasks.quality import Metrics, Quality, seed_of, without_images
 from ldmlab.types import Batch
 
