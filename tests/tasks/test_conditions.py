@@ -74,6 +74,7 @@ def making(folder, row=0):
         ("text", ["caption=a red circle"], {"caption": "a red circle"}),
         ("text", ["caption=captions.txt"], {"caption": "a red circle"}),
         ("text", ["caption=''"], {"caption": ""}),
+        ("text_pretrained", ["caption=a red circle"], {"caption": "a red circle"}),
         ("semantic", ["semantic=map.png"], {"semantic": "map.png"}),
         ("layout", ["boxes=layout.json"], {"boxes": [{"label": "circle", "box": [0.1, 0.1, 0.6, 0.7]}]}),
         ("super_resolution", ["image=small.png"], {"image": "small.png"}),
