@@ -158,16 +158,17 @@ def _train_ldm(run: Run, config: Config, quality: Quality, vae_run: Run | None) 
     model, network = module.model, module.model.network
 
     source, caching = training_source(config, data, autoencoder, fingerprint, network.conditioner.needs, device)
-    spent = spent + caching + reading(source, network.conditioner)
+    spent = spent + caching
+    read = reading(source, network.conditioner)  # of captions, which belongs to stage two
 
-    limits = Limits(**config["budget"])
+    limits = Limits(**config["budget"]).less(read)
     if config["autoencoder_from"] is None:
         limits = limits.less(spent)
-        if any(limit is not None and limit <= 0 for limit in asdict(limits).values()):
-            raise UserError(
-                "budget: nothing is left for diffusion once the autoencoder is trained and the latents are cached; "
-                "raise the budget or lower autoencoder_share"
-            )
+    if any(limit is not None and limit <= 0 for limit in asdict(limits).values()):
+        raise UserError(
+            "budget: nothing is left for diffusion once the autoencoder is trained, latents are cached and captions "
+            "read; raise the budget or lower autoencoder_share"
+        )
     budget = Budget(limits, config["trainer"]["warmup_steps"], config["trainer"]["decay"])
     sampler, guidance = build.build_sampler(config, model.objective), build.build_guidance(config, model)
     metrics_config = config["metrics"]
@@ -231,6 +232,7 @@ def _train_ldm(run: Run, config: Config, quality: Quality, vae_run: Run | None) 
             metrics,
             budget,
             loggers,
+            more_cost=read,
             samples="samples/final.png",
             measured={recipe_key(quality, detail): recipe_of(config)},
             parameters={
