@@ -126,9 +126,15 @@ class Conditioning:
         """The same with `length` tokens, those that are new being masked."""
         if self.tokens is None or self.tokens.shape[1] == length:
             return self
-        mask = self.token_mask if self.token_mask is not None else torch.ones_like(self.tokens[..., 0]).bool()
         new = length - self.tokens.shape[1]
-        return replace(self, tokens=F.pad(self.tokens, (0, 0, 0, new)), token_mask=F.pad(mask, (0, new)))
+        return replace(self, tokens=F.pad(self.tokens, (0, 0, 0, new)), token_mask=F.pad(self.heard(), (0, new)))
+
+    def heard(self) -> Tensor:
+        """Which tokens there are, bool (B, T); without a mask all of them."""
+        assert self.tokens is not None
+        if self.token_mask is not None:
+            return self.token_mask
+        return torch.ones(self.tokens.shape[:2], dtype=torch.bool, device=self.tokens.device)
 
 
 ROUTES = ("vector", "tokens", "token_mask", "spatial")

@@ -117,7 +117,7 @@ class Conditioners(Conditioner):
         return Conditioning(
             vector=side_by_side([part.vector for part in said.values()]),
             tokens=side_by_side([part.tokens for part in spoken]),
-            token_mask=side_by_side([mask_of(part) for part in spoken]),
+            token_mask=side_by_side([part.heard() for part in spoken]),
             spatial=side_by_side([part.spatial for part in said.values()]),
         )
 
@@ -146,14 +146,6 @@ def side_by_side(parts: Sequence[Tensor | None]) -> Tensor | None:
     """Those that there are, joined along their second dimension."""
     present = [part for part in parts if part is not None]
     return torch.cat(present, dim=1) if present else None
-
-
-def mask_of(conditioning: Conditioning) -> Tensor:
-    """Which tokens there are, bool (B, T)."""
-    assert conditioning.tokens is not None
-    if conditioning.token_mask is not None:
-        return conditioning.token_mask
-    return torch.ones(conditioning.tokens.shape[:2], dtype=torch.bool, device=conditioning.tokens.device)
 
 
 def draw_drop(names: Sequence[str], batch_size: int, probability: float, alone: float, device: torch.device) -> Drop:

@@ -68,14 +68,20 @@ class ResidualBlock(nn.Module):
         return self.skip(x) + self.conv2(self.dropout(F.silu(h)))
 
 
+def attention_heads(channels: int, head_channels: int) -> int:
+    """How many heads of about `head_channels` channels share the width `channels`."""
+    heads = max(channels // head_channels, 1)
+    if channels % heads:
+        raise SettingError(f"head_channels: {head_channels} does not divide the width {channels}")
+    return heads
+
+
 class SelfAttention(nn.Module):
     """Multi-head self-attention over the positions of a feature map, with a residual: (B, C, h, w) to the same."""
 
     def __init__(self, channels: int, head_channels: int = 32):
         super().__init__()
-        self.heads = max(channels // head_channels, 1)
-        if channels % self.heads:
-            raise SettingError(f"head_channels: {head_channels} does not divide the width {channels}")
+        self.heads = attention_heads(channels, head_channels)
         self.norm = group_norm(channels)
         self.qkv = nn.Linear(channels, 3 * channels)
         self.out = zero_init(nn.Linear(channels, channels))
@@ -94,9 +100,7 @@ class CrossAttention(nn.Module):
 
     def __init__(self, channels: int, token_width: int, head_channels: int = 32):
         super().__init__()
-        self.heads = max(channels // head_channels, 1)
-        if channels % self.heads:
-            raise SettingError(f"head_channels: {head_channels} does not divide the width {channels}")
+        self.heads = attention_heads(channels, head_channels)
         self.norm = group_norm(channels)
         self.token_norm = nn.LayerNorm(token_width)
         self.query = nn.Linear(channels, channels)
