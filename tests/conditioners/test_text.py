@@ -9,26 +9,76 @@ import torch
 import transformers
 
 from ldmlab.conditioners.pretrained_text import PretrainedText
-from ldmlab.conditioners.text import PADDING, START, Text
+from ldmlab.conditioners.text import BYTES, Text
 from ldmlab.errors import UserError
+from ldmlab.settings import SettingError
 from ldmlab.types import DataInfo, LatentInfo
 
 DATA, LATENTS = DataInfo("pets", 16, "0", has_captions=True), LatentInfo(4, 3)
 
 
+def text_of(**options):
+    return Text(DATA, LATENTS, width=8, heads=2, **options)
+
+
 def test_captions_are_bytes_after_a_start():
-    ids, mask = Text(DATA, LATENTS, width=8, heads=2).tokenize(["ab", "é"])
-    assert ids.tolist() == [[START, 97, 98], [START, 0xC3, 0xA9]]
-    ids, mask = Text(DATA, LATENTS, width=8, heads=2).tokenize(["abc", ""])
-    assert ids[1].tolist() == [START, PADDING, PADDING, PADDING]
-    assert mask.tolist() == [[True] * 4, [True, False, False, False]]
+    text = text_of()
+    ids, mask = text.tokenize(["ab", "é", ""])
+    names = [[text.start, *map(BYTES.index, word)] for word in ("Ġab", "ĠÃ©")]
+    assert ids[:2].tolist() == names
+    assert ids[2].tolist() == [text.start, *[text.padding] * 3]
+    assert mask.tolist() == [[True] * 4, [True] * 4, [True, False, False, False]]
+
+
+CAPTIONS = ["a red circle above a blue square", "a blue ring", "red square, ababab abab", "aaaa aaaaaa aa"]
+
+
+def prepared(**options):
+    text = text_of(**options)
+    text.prepare(lambda: iter([{"caption": CAPTIONS}, {"caption": CAPTIONS}]))
+    return text
+
+
+def test_frequent_words_become_one_token_and_others_stay_readable():
+    text = prepared()
+    ids, _ = text.tokenize(["a red circle", "Größe 大"])
+    assert ids[0, :4].ge(len(BYTES)).all()
+    assert ids[0, 4] == text.padding
+    assert text({"caption": ["a red circle", "Größe 大"]}).tokens.isfinite().all()
+
+
+def test_no_more_tokens_than_the_vocabulary():
+    for vocabulary in (256, 257, 270, 2048):
+        text = prepared(vocabulary=vocabulary)
+        ids, mask = text.tokenize(CAPTIONS)
+        assert ids[mask].max() == text.start == vocabulary
+        assert text.merges.ge(0).all(1).sum() == min(vocabulary - 256, len(prepared().pairs.find(CAPTIONS * 2, 2048)))
+
+
+def test_a_vocabulary_is_kept_with_the_weights():
+    text = prepared()
+    loaded = text_of()
+    average = copy.deepcopy(loaded)
+    assert loaded.tokenize(CAPTIONS)[0].shape != text.tokenize(CAPTIONS)[0].shape
+    loaded.load_state_dict(text.state_dict())
+    for reader in (loaded, average):
+        assert torch.equal(reader.tokenize(CAPTIONS)[0], text.tokenize(CAPTIONS)[0])
+
+
+def test_captions_give_the_same_vocabulary_every_time():
+    assert torch.equal(prepared().merges, prepared().merges)
 
 
 def test_what_is_too_long_is_cut_off():
-    text = Text(DATA, LATENTS, width=8, heads=2, length=5).eval()
+    text = text_of(length=5, vocabulary=256).eval()
     ids, _ = text.tokenize(["abcdefgh"])
-    assert ids.tolist() == [[START, 97, 98, 99, 100]]
-    assert torch.equal(text({"caption": ["abcdefgh"]}).tokens, text({"caption": ["abcdXYZ"]}).tokens)
+    assert ids.tolist() == [[text.start, *map(BYTES.index, "Ġabc")]]
+    assert torch.equal(text({"caption": ["abcdefgh"]}).tokens, text({"caption": ["abcXYZ"]}).tokens)
+
+
+def test_fewer_tokens_than_bytes_are_refused():
+    with pytest.raises(SettingError, match="vocabulary: 100 is fewer"):
+        text_of(vocabulary=100)
 
 
 def test_the_order_of_words_is_heard():

@@ -9,6 +9,7 @@ from PIL import Image
 from tiny import TINY_DIFFUSION
 
 from ldmlab.data.shapes import CLASS_NAMES
+from ldmlab.tasks.build import load_diffusion
 
 pytestmark = pytest.mark.slow
 
@@ -221,6 +222,13 @@ def test_long_captions_and_other_seeds_have_folders_of_their_own(models, ldmlab,
     folders = [path.name for path in (run / "samples").iterdir() if path.is_dir()]
     assert len(folders) == 4
     assert all(len(name.encode()) < 150 for name in folders)
+
+
+def test_a_model_of_captions_keeps_the_words_of_its_training_data(models):
+    diffusion, _ = load_diffusion(models("text"))
+    conditioner = diffusion.network.conditioner.named_parts["text"]
+    ids, _ = conditioner.tokenize(["a red circle above a large blue square"])
+    assert ids.shape == (1, 9)
 
 
 def test_a_guide_that_speaks_another_language_is_refused(models, ldmlab):
