@@ -16,6 +16,7 @@ COMMANDS = {
     "evaluate": "quality and speed of a trained run: from=runs/… sampler=ddim sampler.steps=10,20,50 -m",
     "score": "any folder of images against a data set: images=FOLDER data=cifar10",
     "reference": "features of real images that runs are compared with: data=cifar10",
+    "plan": "parameters, memory and GPU-hours of a run, before it is started: the settings of train-ldm",
     "compare": "table, plots and page from local runs: runs/…",
 }
 

@@ -160,7 +160,7 @@ def register_experiments(config_name: str, overrides: list[str]) -> None:
     Hydra checks the keys of an override but not those of a file, where a misspelt one would silently do nothing.
     """
     store = ConfigStore.instance()
-    chosen = {name for item in overrides if item.startswith("experiment=") for name in item[11:].split(",")}
+    chosen = {name for item in overrides if item.startswith("experiment=") for name in re.findall(r"\w+", item[11:])}
     for path in sorted(find_folder("experiments").glob("*.yaml")):
         try:
             experiment = OmegaConf.load(path)
@@ -179,17 +179,27 @@ def register_experiments(config_name: str, overrides: list[str]) -> None:
 
 def check_experiment(path: Path, experiment: DictConfig, config_name: str, searched: list[str]) -> None:
     """Raises UserError for a key that the configuration does not have; `searched` is of `users_folder`."""
-    groups = []
-    for entry in experiment.get("defaults", []):
-        if isinstance(entry, DictConfig):
-            (group, choice), *_ = entry.items()
-            groups.append(f"{str(group).removeprefix('override').strip().lstrip('/')}={choice}")
+    groups = [f"{group}={choice}" for group, choice in groups_of(path.parent, experiment).items()]
     with initialize_config_dir(str(find_folder("conf")), version_base="1.3"):
         known: Any = OmegaConf.to_container(compose(config_name, [*searched, *groups]), resolve=False)
     GlobalHydra.instance().clear()
     body: Any = OmegaConf.to_container(experiment, resolve=False)
     for key in unknown_keys({k: v for k, v in body.items() if k not in ("defaults", "hydra")}, known):
         raise UserError(f"{path}: unknown key '{key}'{suggestion(key, known)}")
+
+
+def groups_of(folder: Path, experiment: DictConfig) -> dict[str, Any]:
+    """The choices of groups that an experiment makes, and those that it builds on."""
+    groups: dict[str, Any] = {}
+    for entry in experiment.get("defaults", []):
+        if isinstance(entry, DictConfig):
+            (group, choice), *_ = entry.items()
+            groups[str(group).removeprefix("override").strip().lstrip("/")] = choice
+        elif entry != "_self_" and (folder / f"{entry}.yaml").is_file():
+            other = OmegaConf.load(folder / f"{entry}.yaml")
+            assert isinstance(other, DictConfig)
+            groups = {**groups_of(folder, other), **groups}
+    return groups
 
 
 def quiet_environment() -> None:

@@ -164,7 +164,7 @@ class VQ(Regularizer):
         through = latents + (codes - latents).detach()
         if self.training:
             self._follow(latents, indices)
-        values = {"commitment": commitment, **code_use(torch.bincount(indices.flatten(), minlength=self.codes))}
+        values = {"commitment": commitment, **code_use(_counted(indices, self.codes))}
         return Regularized(through, self.commitment * commitment, values)
 
     @torch.no_grad()
@@ -182,7 +182,7 @@ class VQ(Regularizer):
     def _follow(self, latents: Tensor, indices: Tensor) -> None:
         """Running counts and sums of the latents that chose each code, and the codes from them."""
         chosen = indices.flatten()
-        counts = torch.bincount(chosen, minlength=self.codes).to(self.counts)
+        counts = _counted(chosen, self.codes)
         sums = torch.zeros_like(self.sums).index_add_(0, chosen, _vectors(latents))
         for total in (counts, sums):
             _add_up(total)
@@ -260,8 +260,16 @@ class FSQ(Regularizer):
         """The nearest levels, and how many codes are in use."""
         latents = move(posterior.mean)
         through = latents + (self.decoder_input(latents) - latents).detach()
-        counts = torch.bincount(self.indices(latents.detach()).flatten(), minlength=self.codes)
-        return Regularized(through, latents.new_zeros(()), code_use(counts))
+        return Regularized(
+            through, latents.new_zeros(()), code_use(_counted(self.indices(latents.detach()), self.codes))
+        )
+
+
+def _counted(indices: Tensor, codes: int) -> Tensor:
+    """How often each of the codes (K,) is among indices."""
+    chosen = indices.flatten()
+    # unlike bincount of a size that is known beforehand
+    return torch.zeros(codes, device=chosen.device).index_add_(0, chosen, torch.ones_like(chosen, dtype=torch.float))
 
 
 def code_use(counts: Tensor) -> dict[str, Tensor]:

@@ -134,15 +134,28 @@ class FeedForward(nn.Module):
         return x + self.leave(hidden * F.gelu(gate))
 
 
-class SpatialTransformer(nn.Module):
+class TransformerLayer(nn.Module):
     """Attention among positions and from them to tokens, and a feed-forward layer (Rombach et al. 2022, E.2)."""
 
-    def __init__(self, channels: int, token_width: int, head_channels: int = 32):
+    def __init__(self, channels: int, token_width: int, head_channels: int = 32, expansion: int = 2):
         super().__init__()
         self.own = SelfAttention(channels, head_channels)
         self.cross = CrossAttention(channels, token_width, head_channels)
-        self.feed_forward = FeedForward(channels)
+        self.feed_forward = FeedForward(channels, expansion)
 
     def forward(self, x: Tensor, tokens: Tensor, mask: Tensor | None) -> Tensor:
         """Features (B, C, h, w), told tokens (B, T, token_width) where `mask` (B, T) is True."""
         return self.feed_forward(self.cross(self.own(x), tokens, mask))
+
+
+class SpatialTransformer(nn.ModuleList):
+    """`depth` transformer layers over the positions of a feature map."""
+
+    def __init__(self, channels: int, token_width: int, head_channels: int = 32, depth: int = 1, expansion: int = 2):
+        super().__init__(TransformerLayer(channels, token_width, head_channels, expansion) for _ in range(depth))
+
+    def forward(self, x: Tensor, tokens: Tensor, mask: Tensor | None) -> Tensor:
+        """Features (B, C, h, w), told tokens (B, T, token_width) where `mask` (B, T) is True."""
+        for layer in self:
+            x = layer(x, tokens, mask)
+        return x

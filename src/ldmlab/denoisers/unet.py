@@ -16,6 +16,7 @@ from ldmlab.denoisers.layers import (
     group_norm,
     zero_init,
 )
+from ldmlab.settings import require_counts
 from ldmlab.types import Conditioning
 
 
@@ -50,6 +51,8 @@ class UNet(nn.Module):
         patch_size: the sample enters as patches of this size, folded into channels, and leaves the same way: a
             pixel model of the cost of a latent one. 1 is the usual U-Net.
         head_channels: channels of an attention head.
+        transformer_depth: layers of a spatial transformer, where there are tokens.
+        transformer_expansion: width of its feed-forward layers, in units of the feature map's.
         dropout: probability within residual blocks.
     """
 
@@ -66,9 +69,12 @@ class UNet(nn.Module):
         attention_levels: Sequence[int] = (1,),
         patch_size: int = 1,
         head_channels: int = 32,
+        transformer_depth: int = 1,
+        transformer_expansion: int = 2,
         dropout: float = 0.0,
     ):
         super().__init__()
+        require_counts(transformer_depth=transformer_depth, transformer_expansion=transformer_expansion)
         widths = [channels * multiplier for multiplier in channel_multipliers]
         embedding = 4 * channels
         self.patch_size = patch_size
@@ -78,7 +84,7 @@ class UNet(nn.Module):
 
         def attends(width: int) -> nn.Module:
             if token_width:
-                return SpatialTransformer(width, token_width, head_channels)
+                return SpatialTransformer(width, token_width, head_channels, transformer_depth, transformer_expansion)
             return SelfAttention(width, head_channels)
 
         def attention(level: int, width: int) -> nn.Module:

@@ -38,6 +38,12 @@ def run_task(command: str, config: dict[str, Any], overrides: list[str]) -> floa
 
         make_reference(config)
         return None
+    if command == "plan":
+        checks.check_plan(config, overrides)
+        from ldmlab.tasks.plan import plan
+
+        plan(config)
+        return None
     if command == "score":
         from ldmlab.tasks.score import score
 

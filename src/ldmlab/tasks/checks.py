@@ -33,6 +33,11 @@ WHOLE_NUMBERS = {
     "trainer.threads": 1,
     "trainer.checkpoint_steps": 1,
     "trainer.grids": 0,
+    "plan.devices": 1,
+    "plan.assumed.classes": 1,
+    "plan.assumed.semantic_classes": 1,
+    "plan.assumed.box_classes": 1,
+    "plan.assumed.caption_tokens": 2,
     "denoiser.channels": 1,
     "denoiser.blocks": 1,
     "denoiser.patch_size": 1,
@@ -45,6 +50,7 @@ NUMBERS = {
     "drop_each_probability": (0, 0.5),
     "ema_gamma": (0, None),
     "trainer.checkpoint_seconds": (0, None),
+    "plan.memory_share": (0, 1),
 }
 """Keys with the smallest and the largest value that they may have."""
 
@@ -315,6 +321,27 @@ def check_ldm(config: Config, overrides: Sequence[str]) -> None:
     check_both(config)
     check_share(config)
     check_autoencoder_from(config, overrides)
+
+
+PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
+
+
+def check_plan(config: Config, overrides: Sequence[str]) -> None:
+    """The settings of a run that is only planned, and of planning."""
+    check_ldm(config, overrides)
+    plan = config["plan"]
+    if plan["stage"] not in ("both", "autoencoder", "diffusion"):
+        raise UserError(f"plan.stage: both, autoencoder or diffusion is needed, not {plan['stage']}")
+    for key, value in plan["utilisation"].items():
+        if not is_number(value) or not 0 < value <= 1:
+            raise UserError(f"plan.utilisation.{key}: a number above 0, up to 1, is needed, not {value}")
+    for name, gpu in plan["gpus"].items():
+        missing = [key for key in ("fp32", "memory", "link") if not isinstance(gpu, dict) or key not in gpu]
+        if missing:
+            raise UserError(f"plan.gpus.{name}: {missing[0]} is missing; see conf/plan.yaml")
+        for key, value in gpu.items():
+            if key not in (*PRECISIONS, "memory", "link") or not is_number(value) or value <= 0:
+                raise UserError(f"plan.gpus.{name}.{key}: {', '.join(PRECISIONS)}, memory and link are numbers above 0")
 
 
 def check_measuring(config: Config, nullable: Sequence[str] | None = None) -> None:
