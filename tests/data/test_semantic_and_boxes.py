@@ -4,6 +4,7 @@ import csv
 import json
 import pickle
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -263,3 +264,37 @@ def test_map_that_a_folder_promises_is_missed_by_the_name_of_its_image(tmp_path)
     data = ImageFolder(path=str(root), image_size=8, cache_dir=str(tmp_path / "cache"), val_split="train")
     with pytest.raises(UserError, match=r"gone\.png"):
         data.split("train")
+
+
+NUMBERS = datasets.Sequence(datasets.Sequence(datasets.Value("float64")))
+NAMED = datasets.ClassLabel(names=["cat", "dog", "fox"])
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_boxes_are_found_in_records_as_detection_sets_have_them(tmp_path, several):
+    boxes = [[[0.0, 0.0, 0.5, 0.5], [0.5, 0.5, 1.0, 1.0]], [], [[0.25, 0.25, 0.75, 1.0]], UNIT and [UNIT]]
+    kinds = [[2, 0], [], [1], [0]]
+    if several:  # a list of records
+        objects = [
+            [{"bbox": box, "category": kind} for box, kind in zip(*row, strict=True)]
+            for row in zip(boxes, kinds, strict=True)
+        ]
+        features = [{"bbox": datasets.Sequence(datasets.Value("float64")), "category": NAMED}]
+    else:  # a record of lists
+        objects = [{"bbox": box, "category": kind} for box, kind in zip(boxes, kinds, strict=True)]
+        features = {"bbox": NUMBERS, "category": datasets.Sequence(NAMED)}
+    place = only(tmp_path, images=pngs(4), features={"objects": features}, objects=objects)
+    plain = only(
+        tmp_path,
+        "plain",
+        images=pngs(4),
+        features={"boxes": NUMBERS, "box_labels": KINDS},
+        boxes=boxes,
+        box_labels=kinds,
+    )
+    for options in ({}, {"boxes_column": "objects.bbox", "box_labels_column": "objects.category"}):
+        data = open_data(place, **options)
+        assert data.info.box_classes == ("cat", "dog", "fox")
+        same(batch_of(data.split("train")), batch_of(open_data(plain).split("train")))
+    with pytest.raises(UserError, match=r"no column 'objects.box' in .*objects.bbox"):
+        open_data(place, boxes_column="objects.box").info  # noqa: B018

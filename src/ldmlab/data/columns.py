@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from ldmlab.errors import UserError
 
 LABEL_NAMES = ("label", "labels", "class", "category", "target", "fine_label")
 CAPTION_NAMES = ("caption", "text", "prompt")
 SEMANTIC_NAMES = ("semantic", "mask", "segmentation", "semantic_map", "annotation")
-BOXES_NAMES = ("boxes", "bboxes", "bbox")
-BOX_LABELS_NAMES = ("box_labels", "box_classes", "bbox_labels", "bbox_classes")
+BOXES_NAMES = ("boxes", "bboxes", "bbox", "objects.bbox")
+BOX_LABELS_NAMES = ("box_labels", "box_classes", "bbox_labels", "bbox_classes", "objects.category")
 IMAGE_NAMES = ("image", "img", "picture", "photo")
 LEFT_OUT = "none"
 """Value of an option that says: use no such column, even where there is one (null means: find it)."""
@@ -189,6 +191,26 @@ def items(feature: Any) -> Any:
     """The type of what a column's lists hold, None for a column of anything else."""
     # `List`, `LargeList` and the older `Sequence` call it so; a list of one type is the oldest way to write it
     return feature[0] if isinstance(feature, list) else getattr(feature, "feature", None)
+
+
+def with_fields(features: Mapping[str, Any]) -> dict[str, Any]:
+    """The same, with the fields of records and of lists of records as columns of their own, `objects.bbox`."""
+    import datasets
+
+    found = dict(features)
+    for name, feature in features.items():
+        record = items(feature) or feature
+        if isinstance(record, dict) and not _is_image(record):
+            several = record is not feature
+            found |= {f"{name}.{key}": datasets.Sequence(part) if several else part for key, part in record.items()}
+    return found
+
+
+def field_of(part: pa.Array, field: str) -> pa.Array:
+    """A field of the records, or of the lists of records, in a part of a column."""
+    if pa.types.is_struct(part.type):
+        return pc.struct_field(part, field)
+    return pa.ListArray.from_arrays(part.offsets.cast(pa.int32()), pc.struct_field(part.values, field))
 
 
 def label_values(values: Sequence[Any], names: Sequence[str] | None, where: str) -> list[str | int]:

@@ -16,7 +16,16 @@ import pyarrow as pa
 
 from ldmlab.data.boxes import FORMATS, BoxColumns, read_boxes
 from ldmlab.data.cache_folder import disk_full_error
-from ldmlab.data.columns import Columns, choose_columns, class_ids, class_order, items, label_values
+from ldmlab.data.columns import (
+    Columns,
+    choose_columns,
+    class_ids,
+    class_order,
+    field_of,
+    items,
+    label_values,
+    with_fields,
+)
 from ldmlab.data.fingerprint import digest
 from ldmlab.data.image_data import CachedImageData
 from ldmlab.data.semantic import LARGEST_ID, SemanticMaps, count_classes
@@ -251,7 +260,7 @@ class HuggingFaceImages(CachedImageData):
     @cached_property
     def _columns(self) -> Columns:
         with self.readable():
-            features = {table: self.features(table) for table in self._tables}
+            features = {table: with_fields(self.features(table)) for table in self._tables}
         train = self._train_table
         columns = choose_columns(
             features[train],
@@ -330,13 +339,21 @@ class HuggingFaceImages(CachedImageData):
         tables, names = {}, []
         for table in self._tables:
             with self.readable():
-                parts = self.column_parts(table, boxes)
-                label_parts = None if labels is None else self.column_parts(table, labels)
-            names.append(None if labels is None else getattr(items(self.features(table)[labels]), "names", None))
+                features = with_fields(self.features(table))
+                parts = self._parts(table, boxes)
+                label_parts = None if labels is None else self._parts(table, labels)
+            names.append(None if labels is None else getattr(items(features[labels]), "names", None))
             where = f"split {table!r} of {self.where}"
             tables[table] = read_boxes(parts, label_parts, names[-1], box_format=self.boxes_format, where=where)
         declared = names[0] if all(other == names[0] for other in names) else None
         return BoxColumns(tables, declared, self.boxes_format, self.max_boxes)
+
+    def _parts(self, table: str, name: str) -> list[pa.Array]:
+        """The parts of a column, or of a field of one."""
+        column, _, field = name.partition(".")
+        if not field or name in self.features(table):
+            return self.column_parts(table, name)
+        return [field_of(part, field) for part in self.column_parts(table, column)]
 
     def _rows(self, split: str, count: int) -> np.ndarray:
         rows = np.arange(count)
