@@ -42,7 +42,7 @@ evaluate: $(READY)  ## quality and speed: make evaluate ARGS="from=runs/demo/ldm
 
 .PHONY: sweep
 sweep: $(READY)  ## both stages for f1, f2, f4, f8, then the comparison
-	$(BIN)/ldmlab train-ldm --multirun study=sweep downsampling=f1,f2,f4,f8 $(ARGS)
+	$(BIN)/ldmlab train-ldm experiment=downsampling $(ARGS)
 
 .PHONY: compare
 compare: $(READY)  ## table, plots and page: make compare ARGS=runs/demo

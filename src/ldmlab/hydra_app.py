@@ -16,13 +16,18 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ldmlab.errors import Interrupted, UserError, fail, for_the_user
+from ldmlab.failures import Failures
 from ldmlab.hydra_errors import find_folder, one_line, suggestion, unknown_keys, users_folder
+
+SWEEPS: list[Path] = []
+"""Folders of sweeps that have ended in this process, for failures in others: tasks/sweep.py notes them."""
 
 # Hydra's flags, and whether a value follows.
 FLAGS = {
@@ -38,7 +43,7 @@ def run_hydra(command: str, overrides: list[str]) -> int:
     quiet_environment()
     overrides = [combined(item) for item in overrides]
     config_name = command.replace("-", "_")
-    failures: list[Exception] = []
+    failures = Failures()
     try:
         register_experiments(config_name, overrides)
         application = hydra.main(version_base="1.3", config_path=str(find_folder("conf")), config_name=config_name)(
@@ -48,10 +53,11 @@ def run_hydra(command: str, overrides: list[str]) -> int:
         application()
     except (HydraException, OmegaConfBaseException) as error:
         return fail(one_line(error, config_name, overrides))
-    if not failures:
-        return 0
-    interrupted = [failure for failure in failures if isinstance(failure, Interrupted)]
-    return exit_code(interrupted[0]) if interrupted else min(map(exit_code, failures))
+    while SWEEPS:
+        failures.gather(SWEEPS.pop())
+        for which, failure in failures.found:
+            print(f"failed: {which}: {failure}", file=sys.stderr)
+    return failures.exit_code
 
 
 def combined(override: str) -> str:
@@ -86,11 +92,6 @@ def flags_first(arguments: list[str]) -> list[str]:
     return [*flags, *rest]
 
 
-def exit_code(failure: Exception) -> int:
-    """2 for what the user can put right, that of the signal for an interrupted run, 1 for our own mistake."""
-    return getattr(failure, "exit_code", 2 if isinstance(failure, UserError) else 1)
-
-
 def say_failure(failure: Exception) -> None:
     """One line for a failed job."""
     known = isinstance(failure, (UserError, Interrupted))
@@ -98,8 +99,8 @@ def say_failure(failure: Exception) -> None:
     fail(str(failure) if known else ours)
 
 
-def sweep(overrides: list[str], params: Any) -> list[tuple[str, int]]:
-    """What a sweep varies, each key with its number of values.
+def sweep(overrides: list[str], params: Any) -> dict[str, int | None]:
+    """What a sweep varies, each key with its number of values; None where a sweeper draws them.
 
     On the command line, and whatever stands in a study's `hydra.sweeper.params`.
     """
@@ -107,23 +108,38 @@ def sweep(overrides: list[str], params: Any) -> list[tuple[str, int]]:
     given = parser.parse_overrides([item for item in overrides if "=" in item and not item.startswith("-")])
     said = {item.key_or_group for item in given}  # the command line has the last word
     of_study = parser.parse_overrides([f"{key}={value}" for key, value in (params or {}).items() if key not in said])
-    return [
-        (item.key_or_group, len(list(item.sweep_iterator())) if item.is_sweep_override() else 1)
-        for item in [*(item for item in given if item.is_sweep_override()), *of_study]
-    ]
+    varied = [*(item for item in given if item.is_sweep_override()), *of_study]
+    return {item.key_or_group: number_of_values(item) for item in varied}
 
 
-def job(command: str, composed: DictConfig, given: list[str], failures: list[Exception]) -> float | None:
+def number_of_values(item: Override) -> int | None:
+    """How many values an override has, None if it says where they are drawn from."""
+    if not item.is_sweep_override():
+        return 1
+    return None if item.is_interval_sweep() else len(list(item.sweep_iterator()))
+
+
+def job(command: str, composed: DictConfig, given: list[str], failures: Failures) -> float | None:
     """One job: the command's task on the resolved configuration. A failure does not stop the other jobs of a sweep.
 
     `given` is the whole command line, of which a sweep's job has one value of each.
     """
     state = HydraConfig.get()
+    several = state.mode == RunMode.MULTIRUN
+    overrides = list(state.overrides.task)
+    swept = sweep(given, state.sweeper.get("params")) if several else {}
+    name = " ".join(overrides)
+    if several:
+        counts = [count for count in swept.values() if count is not None]
+        total = f" of {math.prod(counts)}" if len(counts) == len(swept) else ""
+        print(f"job {state.job.num + 1}{total}: {name}", file=sys.stderr)
+        name = f"job {state.job.num + 1}{total} ({name})"
     try:
         config: Any = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
-        failures.append(UserError(one_line(error, "", [])))
-        say_failure(failures[-1])
+        problem = UserError(one_line(error, "", []))
+        say_failure(problem)
+        failures.add(name, problem, Path(state.sweep.dir))
         return None
     choices: Any = OmegaConf.to_container(OmegaConf.create(state.runtime.choices))
     config["choices"] = {
@@ -131,26 +147,23 @@ def job(command: str, composed: DictConfig, given: list[str], failures: list[Exc
         for group, choice in choices.items()
         if choice is not None and "@" not in group and not group.startswith("hydra/")
     }
-    swept = sweep(given, state.sweeper.get("params")) if state.mode == RunMode.MULTIRUN else []
-    config["swept"] = [key for key, _ in swept]
+    config["swept"] = list(swept)
     config.pop("experiment", None)
-    overrides = list(state.overrides.task)
-    if state.mode == RunMode.MULTIRUN:
-        count = math.prod(values for _, values in swept)
-        print(f"job {state.job.num + 1} of {count}: {' '.join(overrides)}", file=sys.stderr)
-
-    if failures and isinstance(failures[-1], Interrupted):
+    if failures.interrupted:
         return None  # whoever interrupts a sweep means all of it
     try:
+        from ldmlab.devices import take_a_gpu
         from ldmlab.tasks import run_task
 
+        if not failures.first_process:
+            take_a_gpu()
         return run_task(command, config, overrides)
     except Exception as raised:
         failure = for_the_user(raised)
         if not isinstance(failure, (UserError, Interrupted)):
             traceback.print_exc()
-        failures.append(failure)
         say_failure(failure)  # at once: the jobs that follow may take hours
+        failures.add(name, failure, Path(state.sweep.dir))
     return None
 
 

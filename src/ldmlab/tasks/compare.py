@@ -21,7 +21,7 @@ from ldmlab.tasks.comparison.runs import Findings, find_runs
 from ldmlab.tasks.comparison.tables import DataGroup, Table, group_by_data
 
 
-def compare(paths: list[Path], output: Path | None = None) -> Path:
+def compare(paths: list[Path], output: Path | None = None, wandb: str | None = None) -> Path:
     """Compares the finished runs below `paths` and returns the path of the page that shows them.
 
     Beside the page go the tables in Markdown (`.md`) and the rows as data (`.json`).
@@ -30,6 +30,7 @@ def compare(paths: list[Path], output: Path | None = None) -> Path:
         paths: runs (folders with a summary.json), studies (folders of runs) or folders of studies.
         output: the page's path if it ends in `.html`, else the folder for `comparison.html`; the default is the
             folder that the runs have in common, which for the runs of one study is the study.
+        wandb: ENTITY/PROJECT where a workspace with the same comparison is saved.
 
     Raises:
         UserError: there is nothing to compare, or the page cannot be written.
@@ -50,6 +51,10 @@ def compare(paths: list[Path], output: Path | None = None) -> Path:
     except OSError as error:
         raise UserError(f"cannot write {page}: {error.strerror}: choose another place with --output") from error
     _print(findings, groups, page)
+    if wandb is not None:
+        from ldmlab.tasks.comparison import dashboard
+
+        print(f"workspace: {dashboard.save(findings.runs, wandb)}")
     return page
 
 

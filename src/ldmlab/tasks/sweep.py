@@ -1,4 +1,4 @@
-"""What happens after a sweep: the comparison of its runs."""
+"""What happens after a sweep: failures are gathered, and its runs compared."""
 
 from __future__ import annotations
 
@@ -9,6 +9,15 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from ldmlab.errors import UserError
+from ldmlab.hydra_app import SWEEPS
+
+
+class GatherFailures(Callback):
+    """Notes where jobs in other processes say of what they failed, whichever launcher ran them."""
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Hands the folder on."""
+        SWEEPS.append(Path(config.hydra.sweep.dir))
 
 
 class CompareAfterSweep(Callback):

@@ -1,4 +1,4 @@
-"""The comparison as one HTML file: no server, no script, nothing loaded from elsewhere."""
+"""The comparison as one HTML file: no server, nothing loaded from elsewhere."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
+from ldmlab.tasks.comparison import explorer
 from ldmlab.tasks.comparison.columns import count, distance
 from ldmlab.tasks.comparison.plots import RunStyle, plots_of, run_styles
 from ldmlab.tasks.comparison.runs import Findings, Run
@@ -62,6 +63,12 @@ def render_page(findings: Findings, groups: list[DataGroup]) -> str:
         best_sentence=_best_sentence,
         manifest_text=lambda manifest: json.dumps(manifest, ensure_ascii=False, indent=None),
         count=count,
+        charts=lambda table: explorer.charts(table, styles),
+        filters=explorer.filters(runs),
+        settings={run.label: explorer.settings(run) for run in runs},
+        embedded=explorer.embedded,
+        library=explorer.library(),
+        script=Markup((Path(__file__).parent / "page.js").read_text(encoding="utf-8")),
     )
 
 

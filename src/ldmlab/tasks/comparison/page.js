@@ -1,0 +1,29 @@
+"use strict";
+// What the filters leave of the page: rows, images and details of runs, and points and lines of charts.
+const runs = JSON.parse(document.getElementById("runs").textContent);
+const form = document.getElementById("filters");
+const views = [];
+
+function chosen() {
+  const wanted = form ? [...new FormData(form)].filter(([, value]) => value) : [];
+  return Object.keys(runs).filter((run) => wanted.every(([key, value]) => runs[run][key] === value));
+}
+
+function apply() {
+  const shown = chosen();
+  for (const element of document.querySelectorAll("[data-run]")) element.hidden = !shown.includes(element.dataset.run);
+  for (const view of views) view.signal("runs", shown).runAsync();
+  if (form) document.getElementById("count").textContent = `${shown.length} of ${Object.keys(runs).length} runs`;
+}
+
+const theme = matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : undefined;
+for (const place of document.querySelectorAll(".chart")) {
+  const spec = JSON.parse(place.nextElementSibling.textContent);
+  const actions = { export: true, source: false, compiled: false, editor: false };
+  vegaEmbed(place, spec, { actions, theme, renderer: "svg", config: { background: "transparent" } }).then(({ view }) => {
+    views.push(view);
+    apply();
+  });
+}
+form?.addEventListener("change", apply);
+apply();
