@@ -49,8 +49,8 @@ compare: $(READY)  ## table, plots and page: make compare ARGS=runs/demo
 	$(BIN)/ldmlab compare $(ARGS)
 
 .PHONY: test
-test: $(READY)  ## all tests
-	$(BIN)/pytest $(ARGS)
+test: $(READY)  ## all tests, in two processes
+	$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
 
 .PHONY: bench
 bench: $(READY)  ## what each metric sees, on shapes; others: make bench ARGS="data=cifar10 metrics.samples=5000"

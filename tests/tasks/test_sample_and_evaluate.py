@@ -425,6 +425,21 @@ def test_an_offline_wandb_run_holds_history_and_pictures(copy_of_trained, ldmlab
     assert list(offline.glob("*.wandb"))
     assert list(offline.glob("files/media/images/final*.png"))
     assert list(offline.glob("files/media/images/samples*.png"))
+    # what wandb's own reader finds there is what `wandb sync` sends
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(offline)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    records = [json.loads(line) for line in done.stdout.splitlines()]
+    kinds = {record["type"] for record in records}
+    assert {"header", "run", "history", "summary", "files", "exit"} <= kinds
+    (run,) = [record["run"] for record in records if record["type"] == "run"]
+    assert run["config"]["update"]["downsampling"]["factor"] == 4
+    history = [record["history"]["item"] for record in records if record["type"] == "history"]
+    found = {key for item in history for key in item}
+    assert {"train/loss", "cost/images", "cost/cpu_seconds", "val/kid_lite0_32@euler2", "trainer/global_step"} <= found
+    media = {file["path"] for record in records if record["type"] == "files" for file in record["files"]["files"]}
+    assert any(path.startswith("media/images/final") for path in media)
+    assert any(path.startswith("media/table/measurements") for path in media)
+
     import wandb
 
     assert wandb.run is None  # finished: the next run of this process is its own

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import math
 import os
@@ -216,6 +217,11 @@ def finish(
     for logger in loggers:
         if isinstance(logger, WandbLogger):
             logger.log_image(key="final", images=[str(run.path / more["samples"])])
+            rows = [
+                [name, metric["value"], metric.get("standard_error"), json.dumps(metric["manifest"])]
+                for name, metric in metrics.items()
+            ]
+            logger.log_table("measurements", ["metric", "value", "standard error", "how it was measured"], rows)
     run.finish(
         {
             "study": config["study"],
