@@ -423,6 +423,8 @@ def test_an_offline_wandb_run_holds_history_and_pictures(copy_of_trained, ldmlab
     folder = ldmlab.folder / "runs" / "w" / "w" / "wandb"
     (offline,) = folder.glob("offline-run-*")
     assert list(offline.glob("*.wandb"))
+    # beside the study's other runs, for `wandb leet`
+    assert (ldmlab.folder / "runs" / "w" / "wandb" / offline.name).resolve() == offline.resolve()
     assert list(offline.glob("files/media/images/final*.png"))
     assert list(offline.glob("files/media/images/samples*.png"))
     # what wandb's own reader finds there is what `wandb sync` sends

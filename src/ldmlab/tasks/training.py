@@ -156,6 +156,7 @@ def logging_to(run: Run, config: Config, budget: Budget) -> Iterator[list[Logger
     except wandb.Error as error:
         message = str(error).splitlines()[0]
         raise UserError(f"logger: wandb: {message}; log in with `wandb login`, or use logger.offline=true") from error
+    link_for_the_study(run)
     experiment.define_metric("trainer/global_step")
     experiment.define_metric("*", step_metric="trainer/global_step", step_sync=True)
     loggers.append(CostedWandb(experiment, budget))
@@ -163,6 +164,19 @@ def logging_to(run: Run, config: Config, budget: Budget) -> Iterator[list[Logger
         yield loggers
     finally:
         wandb.finish()
+
+
+def link_for_the_study(run: Run) -> None:
+    """Links wandb's folders of a run into one of its study, as `wandb leet` shows runs side by side that lie so."""
+    together = run.path.parent / "wandb"
+    with contextlib.suppress(OSError):  # some disks know no links; the folders themselves are where they were
+        together.mkdir(exist_ok=True)
+        for link in together.iterdir():
+            if link.is_symlink() and not link.exists():
+                link.unlink()  # of a run that was deleted
+        for folder in (run.path / "wandb").glob("*run-*"):
+            if folder.is_dir() and not folder.is_symlink() and not (link := together / folder.name).is_symlink():
+                link.symlink_to(os.path.relpath(folder, together), target_is_directory=True)
 
 
 def wandb_id(run: Run) -> str:
