@@ -25,6 +25,8 @@ class Judge(Protocol):
 
     of_real: bool
     """Whether real images and reconstructions are judged too, as the ceiling."""
+    reads_features: bool
+    """Whether it looks at the features of images, or at the images alone."""
 
     def __call__(self, images: Tensor, examples: Batch, features: Tensor) -> dict[str, Tensor]:
         """Named values (B,); `features` (B, D) are those of the images."""
@@ -38,7 +40,7 @@ class Judge(Protocol):
 class OracleJudge:
     """What a data set itself reads in an image, against the entries of a batch that were told."""
 
-    of_real = True
+    of_real, reads_features = True, False
 
     def __init__(self, oracle: Oracle, entries: Sequence[str]):
         self.oracle, self.entries = oracle, tuple(entries)
@@ -61,7 +63,7 @@ class Probe:
     many images it was fitted.
     """
 
-    of_real = True
+    of_real, reads_features = True, True
 
     def __init__(self, features: Tensor, labels: Tensor, extractor: FeatureExtractor, seed: int):
         from sklearn.linear_model import LogisticRegression
@@ -93,7 +95,7 @@ class SuperResolutionJudge:
     `shrink` takes images (B, 3, H, W) to the size of the small ones.
     """
 
-    of_real = False
+    of_real, reads_features = False, False
 
     def __init__(self, shrink: Callable[[Tensor], Tensor], lpips: LPIPS | None):
         self.shrink, self.lpips = shrink, lpips
@@ -117,7 +119,7 @@ class SuperResolutionJudge:
 class InPaintingJudge:
     """How near the painted part is to what was there, and whether anything else was touched."""
 
-    of_real = False
+    of_real, reads_features = False, False
 
     def __call__(self, images: Tensor, examples: Batch, features: Tensor) -> dict[str, Tensor]:
         """`inpainting_inside_psnr` in dB, and `inpainting_outside_error`: the largest change elsewhere, of 255."""

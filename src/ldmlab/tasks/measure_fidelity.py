@@ -113,14 +113,19 @@ def measure_ceiling(
     compressed = autoencoder.downsampling_factor > 1
     real: Judged = {}
     made: Judged = {}
+    read = any(judge.reads_features for judge in judges)
+
+    def features_of(images: Tensor) -> Tensor:
+        return quality.features([images]).pooled if read else images.new_empty(len(images), 0)
+
     starts = range(0, len(own), quality.batch_size)
     for start in track(starts, len(starts), f"judging {quality.samples:,} real images"):
         examples = quality.examples(own[start : start + quality.batch_size], conditioner)
         images = examples["image"]
-        judge_images(judges, images, examples, quality.features([images]).pooled, real)
+        judge_images(judges, images, examples, features_of(images), real)
         if compressed:
             images = autoencoder.there_and_back(images)
-            judge_images(judges, images, examples, quality.features([images]).pooled, made)
+            judge_images(judges, images, examples, features_of(images), made)
     metrics = judgements(real, quality, f"real{suffix}", {"images": "the real images that conditions come from"})
     return metrics | judgements(
         made, quality, f"reconstruction{suffix}", {"images": "their reconstructions", "model": model}
