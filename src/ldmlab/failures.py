@@ -15,6 +15,9 @@ from ldmlab.errors import Interrupted, UserError
 
 FOLDER = ".failures"
 
+SWEEPS: list[Path] = []
+"""Folders of sweeps that have ended in this process: tasks/sweep.py notes them, hydra_app.py reads what is there."""
+
 
 class Elsewhere(Exception):
     """A failure of a job in another process, with its exit code there."""

@@ -23,11 +23,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ldmlab.errors import Interrupted, UserError, fail, for_the_user
-from ldmlab.failures import Failures
+from ldmlab.failures import SWEEPS, Failures
 from ldmlab.hydra_errors import find_folder, one_line, suggestion, unknown_keys, users_folder
-
-SWEEPS: list[Path] = []
-"""Folders of sweeps that have ended in this process, for failures in others: tasks/sweep.py notes them."""
 
 # Hydra's flags, and whether a value follows.
 FLAGS = {

@@ -176,8 +176,8 @@ def test_the_routes_of_several_stand_side_by_side():
     several = Conditioners(parts).eval()
     found = several(told(several, batch()))
     assert found.vector.shape == (3, 8)
-    assert found.tokens.shape == (3, 29 + 5, 12)  # the longest caption and its start; four boxes and theirs
-    assert found.token_mask.shape == (3, 34)
+    assert found.tokens.shape == (3, 30 + 5, 12)  # the longest caption, a blank and its start; four boxes and theirs
+    assert found.token_mask.shape == (3, 35)
     assert found.spatial.shape == (3, 4 + 4, 4, 4)
     assert set(several.needs) == {"label", "caption", "boxes", "box_labels", "semantic", "image"}
     alone = parts["semantic"](batch()).spatial

@@ -9,7 +9,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from ldmlab.errors import UserError
-from ldmlab.hydra_app import SWEEPS
+from ldmlab.failures import SWEEPS
 
 
 class GatherFailures(Callback):
