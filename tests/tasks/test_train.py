@@ -360,10 +360,11 @@ def test_a_full_disk_ends_in_one_line(ldmlab, monkeypatch):
 def test_the_default_logger_keeps_offline_wandb_runs_of_both_stages(ldmlab):
     options = [option for option in TINY_LDM if not option.startswith("logger=")]
     assert ldmlab("train-ldm", "study=w", *options) == 0
-    runs = [path for path in (ldmlab.folder / "runs/w").iterdir() if path.is_dir()]
+    runs = [path.parent for path in (ldmlab.folder / "runs/w").glob("*/summary.json")]
     assert len(runs) == 2
     for run in runs:
         assert len(list(run.glob("wandb/offline-run-*/*.wandb"))) == 1
+    assert len(list((ldmlab.folder / "runs/w/wandb").glob("offline-run-*"))) == 2  # side by side
 
 
 def test_a_run_that_goes_on_is_the_same_run_at_wandb(ldmlab, monkeypatch):
