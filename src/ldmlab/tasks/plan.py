@@ -293,7 +293,7 @@ def this_machine(settings: Config) -> Device:
     return Device(f"here ({device_name(device)})", flops, memory * settings["memory_share"], 1e9, "measured")
 
 
-def _report(stage: Stage, devices: list[Device], most: int) -> Iterator[dict[str, Any]]:
+def _report(stage: Stage, devices: list[Device], most: int) -> list[dict[str, Any]]:
     """Prints what a stage takes, and gives it as records, one for each layout."""
     need = stage.need
     drawing = f", {scaled(stage.sampling_flops, 'FLOP')} to draw one" if stage.sampling_flops else ""
@@ -331,7 +331,7 @@ def _report(stage: Stage, devices: list[Device], most: int) -> Iterator[dict[str
     drawn = "draws images/s" if stage.sampling_flops else ""
     say_table(["devices", "layout", "memory", "images/s", "time", "devices' time", drawn], rows)
     say("* the cheapest that fits; a layout is images at once on a device x batches to a step")
-    return iter(records)
+    return records
 
 
 def _record(stage: Stage, device: Device, layout: Layout) -> dict[str, Any]:

@@ -11,8 +11,8 @@ from typing import Any
 import vl_convert
 from markupsafe import Markup
 
-from ldmlab.tasks.comparison.plots import RunStyle
-from ldmlab.tasks.comparison.rows import PREVIEW, RECONSTRUCTION, Row
+from ldmlab.tasks.comparison.plots import RunStyle, preview_key
+from ldmlab.tasks.comparison.rows import Row
 from ldmlab.tasks.comparison.runs import Run
 from ldmlab.tasks.comparison.tables import Table
 
@@ -153,10 +153,9 @@ def _curves(table: Table, styles: dict[str, RunStyle]) -> Spec | None:
 
 def _previews(row: Row) -> list[dict[str, Any]]:
     """The previews of a row's distance, each with what training had cost by then, the autoencoder's share included."""
-    if row.kid is None:
+    key = preview_key(row)
+    if key is None:
         return []
-    detail = PREVIEW if row.run.stage == "diffusion" else f"{RECONSTRUCTION}-{PREVIEW}"
-    key = f"{row.kid.split}/{row.kid.quantity}@{detail}"
     before = row.run.cost_autoencoder or {}
     return [
         {

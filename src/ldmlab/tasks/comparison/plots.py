@@ -94,15 +94,22 @@ def plots_of(table: Table, styles: dict[str, RunStyle]) -> list[Plot]:
     return [plot for plot in drawn if plot]
 
 
+def preview_key(row: Row) -> str | None:
+    """The name of a row's kernel distance in the previews over training, None where it has no such distance."""
+    if row.kid is None:
+        return None
+    detail = PREVIEW if row.run.stage == "diffusion" else f"{RECONSTRUCTION}-{PREVIEW}"
+    return f"{row.kid.split}/{row.kid.quantity}@{detail}"
+
+
 def training_curve(row: Row, headline: Headline) -> list[tuple[float, float]]:
     """CPU minutes, the autoencoder's included, and KID ×10³ of a run's previews, in the order of training.
 
     Fréchet distances of previews are at another N than the final one: there is no curve of them.
     """
-    if headline != "kid" or row.kid is None:
+    key = preview_key(row)
+    if headline != "kid" or key is None:
         return []
-    detail = PREVIEW if row.run.stage == "diffusion" else f"{RECONSTRUCTION}-{PREVIEW}"
-    key = f"{row.kid.split}/{row.kid.quantity}@{detail}"
     before = (row.run.cost_autoencoder or {}).get("cpu_seconds") or 0.0
     return [
         ((before + entry["cpu_seconds"]) / 60, entry[key] * _scale(headline))
