@@ -152,7 +152,8 @@ def job(command: str, composed: DictConfig, given: list[str], failures: Failures
         from ldmlab.devices import take_a_gpu
         from ldmlab.tasks import run_task
 
-        if not failures.first_process:
+        devices = config.get("trainer", {}).get("lightning", {}).get("devices", 1)
+        if not failures.first_process and devices in (1, "1"):
             take_a_gpu()
         return run_task(command, config, overrides)
     except Exception as raised:

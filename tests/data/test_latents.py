@@ -1,6 +1,9 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from two_processes import in_two_processes
 
 from ldmlab.data.latents import CachedLatents, WithImages, cache_latents, latents_key
 
@@ -47,7 +50,7 @@ def test_semantic_maps_take_two_bytes_a_pixel_on_the_disk(tmp_path):
     batch = latents.__getitems__([10, 0])
     assert batch["semantic"].dtype == torch.int64
     assert batch["semantic"][:, 0, 0].tolist() == [200, 0]
-    assert np.load(tmp_path / "c" / "semantic.npy").dtype == np.int16
+    assert np.load(tmp_path / "c" / "00000" / "semantic.npy").dtype == np.int16
 
 
 def test_latents_lie_beside_the_images_that_they_are_of(tmp_path):
@@ -89,3 +92,26 @@ def test_the_key_depends_on_everything_the_content_depends_on():
     others = [("b", *base[1:]), ("a", "e", *base[2:]), ("a", "d", "val", *base[3:]), (*base[:3], True, base[4])]
     keys = {latents_key(*arguments) for arguments in [base, *others, (*base[:4], ("caption",))]}
     assert len(keys) == 6
+
+
+def encode_in_two(rank, folder):
+    folder = Path(folder)
+    latents = cache_latents(Source(), encode, folder / "c", ("label", "caption"), batch_size=2)
+    batch = latents.__getitems__([10, 0, 5, 4])
+    assert batch["latent_mean"][:, 0, 0, 0].tolist() == [5.0, 0.0, 2.5, 2.0]
+    assert batch["label"].tolist() == [1, 0, 2, 1]
+    assert batch["caption"] == ["number 10", "number 0", "number 5", "number 4"]
+
+
+@pytest.mark.slow
+def test_two_processes_encode_a_shard_each_that_one_reads_too(tmp_path):
+    in_two_processes(encode_in_two, tmp_path)
+    assert sorted(path.name for path in (tmp_path / "c").iterdir()) == ["00000", "00001", "cost.json"]
+    assert len(np.load(tmp_path / "c" / "00000" / "mean.npy")) == 5
+    one = cache_latents(Source(), lambda images: pytest.fail("encoded again"), tmp_path / "c", ("label", "caption"))
+    assert len(one) == 11
+    alone = cache_latents(Source(), encode, tmp_path / "d", ("label", "caption"))
+    everything = range(11)
+    for key, values in alone.__getitems__(everything).items():
+        other = one.__getitems__(everything)[key]
+        assert values == other if key == "caption" else torch.equal(values, other)

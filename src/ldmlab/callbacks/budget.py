@@ -12,6 +12,7 @@ from typing import Any
 import lightning as L
 import torch
 
+from ldmlab import processes
 from ldmlab.metrics.speed import count_flops
 from ldmlab.types import Batch
 
@@ -20,7 +21,8 @@ from ldmlab.types import Batch
 class Cost:
     """What training took: optimiser steps, images seen, floating-point operations, wall and CPU seconds.
 
-    Time covers training only: not the start-up, not sample grids, not measuring.
+    Time covers training only: not the start-up, not sample grids, not measuring. Of several processes, CPU seconds are
+    added up, and wall seconds are their mean.
     """
 
     steps: float = 0
@@ -111,8 +113,9 @@ class Budget(L.Callback):
     def __init__(self, limits: Limits, warmup_steps: int, decay: bool):
         self.limits, self.warmup_steps, self.decay = limits, warmup_steps, decay
         self.cost = Cost()
+        self.before = Cost()  # of a run that goes on, what it cost up to there
         self.watch = Stopwatch()
-        self.measuring = Stopwatch()
+        self.measuring = Stopwatch()  # of this process alone
         self._flops_per_step: dict[str, float] = {}  # of each phase of training; most modules have one
         self._phase = ""
 
@@ -161,12 +164,14 @@ class Budget(L.Callback):
         """Adds up the cost and stops at a limit."""
         images = batch["image"] if "image" in batch else batch["latent_mean"]
         self.watch.lap()
+        # known to all, so that all have the same learning rate and stop at the same step
+        spent = processes.gather_numbers([self.watch.seconds, self.watch.cpu_seconds])
         self.cost = Cost(
             steps=trainer.global_step,
             images=self.cost.images + len(images) * trainer.world_size,
             flops=self.cost.flops + self._flops_per_step[self._phase],
-            seconds=self.watch.seconds,
-            cpu_seconds=self.watch.cpu_seconds,
+            seconds=self.before.seconds + spent[:, 0].mean().item(),
+            cpu_seconds=self.before.cpu_seconds + spent[:, 1].sum().item(),
         )
         if self.used >= 1:
             trainer.should_stop = True
@@ -185,9 +190,8 @@ class Budget(L.Callback):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from a saved state."""
-        self.cost = Cost(**state["cost"])
+        self.cost = self.before = Cost(**state["cost"])
         self._flops_per_step = state["flops_per_step"]
-        self.watch.seconds, self.watch.cpu_seconds = self.cost.seconds, self.cost.cpu_seconds
         self.measuring.seconds = state["measuring"]["seconds"]
         self.measuring.cpu_seconds = state["measuring"]["cpu_seconds"]
 

@@ -13,18 +13,25 @@ import lightning as L
 import numpy as np
 import torch
 
+from ldmlab import processes
+
 
 class RandomState(L.Callback):
     """Saves the state of every random number generator in a checkpoint, and restores it before the next batch.
 
-    Lightning saves none. Restored as late as the first batch, because setting up a resumed run draws numbers.
+    Lightning saves none. Restored as late as the first batch, because setting up a resumed run draws numbers. A run
+    that goes on in another number of processes draws new ones.
     """
 
     def __init__(self) -> None:
-        self._pending: dict[str, Any] | None = None
+        self._pending: list[dict[str, Any]] | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        """The state of all generators."""
+        """The state of all generators of all processes."""
+        return {"processes": processes.gather_objects(self._own_state())}
+
+    @staticmethod
+    def _own_state() -> dict[str, Any]:
         name, keys, *rest = np.random.get_state(legacy=True)
         state = {
             "torch": torch.get_rng_state(),
@@ -37,13 +44,17 @@ class RandomState(L.Callback):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Keeps a saved state for the first batch."""
-        self._pending = state
+        self._pending = state["processes"]
 
-    def on_train_batch_start(self, *args: Any) -> None:
+    def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
         """Restores the saved state, once."""
         if self._pending is None:
             return
-        state, self._pending = self._pending, None
+        states, self._pending = self._pending, None
+        if len(states) != processes.world_size():
+            L.seed_everything((torch.initial_seed() + trainer.global_step) % 2**32, verbose=False)
+            return
+        state = states[processes.rank()]
         torch.set_rng_state(state["torch"].cpu())
         name, keys, *rest = state["numpy"]
         np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
@@ -63,18 +74,19 @@ class Checkpoints(L.Callback):
     def __init__(self, path: Path, every_seconds: float, every_steps: int | None = None):
         self.path, self.every_seconds, self.every_steps = path, every_seconds, every_steps
         self.interrupted_by: signal.Signals | None = None
+        self._asked = 0  # the signal that this process was sent
         self._handlers: dict[signal.Signals, Any] = {}
         self._saved_at = 0.0
         self._step = 0
 
-    def on_fit_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """Listens for signals and starts the clock."""
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Listens for signals, in place of Lightning, whose handler waits for other processes; starts the clock."""
         self._saved_at = time.monotonic()
         for name in (signal.SIGINT, signal.SIGTERM):
             self._handlers[name] = signal.signal(name, self._on_signal)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self.interrupted_by = signal.Signals(number)
+        self._asked = number
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
@@ -85,11 +97,15 @@ class Checkpoints(L.Callback):
         self._step = step
         due = time.monotonic() - self._saved_at > self.every_seconds
         due = due or bool(self.every_steps and step % self.every_steps == 0)
+        # whichever process is asked to stop, and whosever clock says so
+        due, asked = processes.gather_numbers([due, self._asked]).amax(0).tolist()
+        self.interrupted_by = signal.Signals(int(asked)) if asked else None
         if due or self.interrupted_by is not None or trainer.should_stop:
             # in one move, so that there is a whole checkpoint at every moment
             building = self.path.with_name(f".{self.path.name}")
             trainer.save_checkpoint(building)
-            building.replace(self.path)
+            if processes.rank() == 0:
+                building.replace(self.path)
             self._saved_at = time.monotonic()
         if self.interrupted_by is not None:
             trainer.should_stop = True

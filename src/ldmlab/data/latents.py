@@ -1,13 +1,14 @@
 """Latents encoded once, so that stage two never pays for the encoder.
 
 A cache is a folder `<cache_dir>/latents/<key>`, the key being a digest of the autoencoder's weights, the data, the
-split, the flip and what is kept:
+split, the flip and what is kept. It holds a shard, a folder `00000`, `00001`, ..., for each process that encoded, with
+the next N of the images in it; any number of processes and machines read all of them:
 
 | file | content |
 |---|---|
-| `mean.npy`, `std.npy` | the posterior's moments, float16 (N, C, h, w), memory-mapped |
-| `<key>.npy` | what else the conditioner reads of a batch (`label`, `semantic`, ...), (N, ...) |
-| `caption.json` | list of N strings |
+| `00000/mean.npy`, `00000/std.npy` | the posterior's moments, float16 (N, C, h, w), memory-mapped |
+| `00000/<key>.npy` | what else the conditioner reads of a batch (`label`, `semantic`, ...), (N, ...) |
+| `00000/caption.json` | list of N strings |
 | `cost.json` | wall and CPU seconds that encoding took |
 
 The moments are kept, not a draw: each step draws anew, as if it encoded the image again.
@@ -17,14 +18,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ldmlab import processes
 from ldmlab.data.cache_folder import create_array, new_folder
 from ldmlab.data.loader import images_at_once, in_order
 from ldmlab.types import Batch, ImageSource
@@ -32,7 +37,9 @@ from ldmlab.types import Batch, ImageSource
 Encode = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Images (B, 3, H, W) in [-1, 1] -> the posterior's mean and std, both (B, C, h, w)."""
 
-CACHE_VERSION = 2
+CACHE_VERSION = 3
+CAPTIONS = "caption.json"
+MOMENTS = {"mean": "latent_mean", "std": "latent_std"}  # what a batch calls them
 
 
 class CachedLatents:
@@ -46,27 +53,30 @@ class CachedLatents:
         self._open()
 
     def _open(self) -> None:
-        def mapped(name: str) -> np.ndarray:
-            return np.asarray(np.load(self.folder / name, mmap_mode="r"))
-
-        self._mean, self._std = mapped("mean.npy"), mapped("std.npy")
-        others = [path for path in self.folder.glob("*.npy") if path.name not in ("mean.npy", "std.npy")]
-        self._others = {path.stem: mapped(path.name) for path in others}
+        shards = sorted(path for path in self.folder.iterdir() if path.is_dir())
+        self._shards = [
+            {path.stem: np.asarray(np.load(path, mmap_mode="r")) for path in shard.glob("*.npy")} for shard in shards
+        ]
+        self._ends = np.cumsum([len(shard["mean"]) for shard in self._shards])
         cost = json.loads((self.folder / "cost.json").read_text("utf-8"))
         self.seconds, self.cpu_seconds = cost["seconds"], cost["cpu_seconds"]
-        captions = self.folder / "caption.json"
-        self._captions: list[str] | None = json.loads(captions.read_text("utf-8")) if captions.exists() else None
+        texts = [json.loads(path.read_text("utf-8")) for shard in shards for path in shard.glob(CAPTIONS)]
+        self._captions: list[str] | None = [caption for text in texts for caption in text] if texts else None
 
     def __len__(self) -> int:
-        return len(self._mean)
+        return int(self._ends[-1])
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         rows = np.asarray(indices, dtype=np.int64)
-        batch: Batch = {
-            "latent_mean": torch.from_numpy(self._mean[rows]).float(),
-            "latent_std": torch.from_numpy(self._std[rows]).float(),
-        }
-        batch |= {key: as_told(values[rows]) for key, values in self._others.items()}
+        where = np.searchsorted(self._ends, rows, side="right")
+        batch: Batch = {}
+        for name, example in self._shards[0].items():
+            values = np.empty((len(rows), *example.shape[1:]), example.dtype)
+            for number in np.unique(where):
+                shard = self._shards[number][name]
+                mine = where == number
+                values[mine] = shard[rows[mine] - self._ends[number] + len(shard)]
+            batch[MOMENTS.get(name, name)] = as_told(values)
         if self._captions is not None:
             batch["caption"] = [self._captions[index] for index in indices]
         return batch
@@ -90,7 +100,7 @@ def kept_type(values: Tensor) -> type:
 def as_told(values: np.ndarray) -> Tensor:
     """What a cache keeps, in the types of a batch."""
     tensor = torch.from_numpy(values)
-    return tensor if tensor.is_floating_point() else tensor.long()
+    return tensor.float() if tensor.is_floating_point() else tensor.long()
 
 
 class WithImages:
@@ -122,45 +132,64 @@ def cache_latents(
     batch_size: int | None = None,
     progress: Callable[[Iterable[Batch], int], Iterable[Batch]] | None = None,
 ) -> CachedLatents:
-    """The latents of `source`, from `folder` if it exists, else encoded into it.
+    """The latents of `source`, from `folder` if it exists, else encoded into it; processes share the work.
 
     `keys` are the entries of a batch that are kept beside the moments: what the conditioner reads, and no more. The
     folder appears when it is complete, so an interrupted run leaves none. `progress(batches, count)` may wrap the
-    iteration to show how far it is. Unless given, `batch_size` is as large as images of this size
-    allow.
+    iteration to show how far it is. Unless given, `batch_size` is as large as images of this size allow.
 
     Raises:
         UserError: the disk has no room for the cache.
     """
-    if folder.exists():
+    if processes.from_first(folder.exists):
         return CachedLatents(folder)
     wall, cpu = time.perf_counter(), time.process_time()
     first = source.__getitems__([0])
     first_mean, _ = encode(first["image"])
     batch_size = batch_size or images_at_once(first["image"].shape[-1])
-    batches: Iterable[Batch] = in_order(source, range(len(source)), batch_size)
+    start, end = (len(source) * part // processes.world_size() for part in (processes.rank(), processes.rank() + 1))
+    batches: Iterable[Batch] = in_order(source, range(start, end), batch_size)
     if progress is not None:
-        batches = progress(batches, -(-len(source) // batch_size))
-    shape = (len(source), *first_mean.shape[1:])
-    kinds = {key: ((len(source), *first[key].shape[1:]), kept_type(first[key])) for key in keys if key != "caption"}
-    nbytes = sum(int(np.prod(shape)) * np.dtype(kind).itemsize for shape, kind in kinds.values())
-    with new_folder(folder, nbytes=2 * 2 * int(np.prod(shape)) + nbytes) as building:
-        mean = create_array(building / "mean.npy", shape, np.float16)
-        std = create_array(building / "std.npy", shape, np.float16)
-        others = {key: create_array(building / f"{key}.npy", *kind) for key, kind in kinds.items()}
+        batches = progress(batches, -(-(end - start) // batch_size))
+    kinds: dict[str, tuple[tuple[int, ...], type[np.generic]]] = {
+        name: (tuple(first_mean.shape[1:]), np.float16) for name in MOMENTS
+    }
+    kinds |= {key: (tuple(first[key].shape[1:]), kept_type(first[key])) for key in keys if key != "caption"}
+    nbytes = len(source) * sum(math.prod(shape) * np.dtype(kind).itemsize for shape, kind in kinds.values())
+    with new_folder_for_all(folder, nbytes) as building:
+        shard = building / f"{processes.rank():05d}"
+        shard.mkdir()
+        arrays = {
+            name: create_array(shard / f"{name}.npy", (end - start, *shape), kind)
+            for name, (shape, kind) in kinds.items()
+        }
         captions: list[str] = []
-        start = 0
+        row = 0
         for batch in batches:
-            batch_mean, batch_std = encode(batch.pop("image"))
-            stop = start + len(batch_mean)
-            mean[start:stop] = batch_mean.cpu().numpy()
-            std[start:stop] = batch_std.cpu().numpy()
+            batch["mean"], batch["std"] = encode(batch["image"])
+            for name, values in arrays.items():
+                values[row : row + len(batch["image"])] = batch[name].cpu().numpy()
             captions += batch["caption"] if "caption" in keys else []
-            for key, values in others.items():
-                values[start:stop] = batch[key].numpy()
-            start = stop
-        cost = {"seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu}
-        (building / "cost.json").write_text(json.dumps(cost), encoding="utf-8")
+            row += len(batch["image"])
+        for values in arrays.values():
+            cast(np.memmap, values.base).flush()  # for other machines, which do not see this one's memory
         if captions:
-            (building / "caption.json").write_text(json.dumps(captions, ensure_ascii=False), encoding="utf-8")
+            (shard / CAPTIONS).write_text(json.dumps(captions, ensure_ascii=False), encoding="utf-8")
+        spent = processes.gather_numbers([time.perf_counter() - wall, time.process_time() - cpu])
+        cost = {"seconds": spent[:, 0].mean().item(), "cpu_seconds": spent[:, 1].sum().item()}
+        if processes.rank() == 0:
+            (building / "cost.json").write_text(json.dumps(cost), encoding="utf-8")
     return CachedLatents(folder)
+
+
+@contextmanager
+def new_folder_for_all(folder: Path, nbytes: int) -> Iterator[Path]:
+    """The first process's `new_folder`, for all of them; it is complete when the last one has left the body."""
+    if processes.rank() > 0:
+        yield processes.from_first(lambda: folder)
+        processes.wait()
+    else:
+        with new_folder(folder, nbytes) as building:
+            yield processes.from_first(lambda: building)
+            processes.wait()
+    processes.wait()

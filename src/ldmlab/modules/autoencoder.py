@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ldmlab import processes
 from ldmlab.autoencoders.adversarial import Adversary, adaptive_factor, hinge_loss
 from ldmlab.autoencoders.base import Autoencoder
 from ldmlab.autoencoders.convolutional import ConvolutionalAutoencoder, Reconstruction
@@ -114,7 +115,7 @@ class AutoencoderModule(L.LightningModule):
 
     def log_terms(self, terms: dict[str, Tensor]) -> None:
         """Logs values of the training step."""
-        self.log_dict({f"train/{name}": value.detach() for name, value in terms.items()})
+        self.log_dict({f"train/{name}": value.detach() for name, value in terms.items()}, sync_dist=True)
 
     def configure_optimizers(self) -> Any:
         """The optimiser over encoder and decoder; the budget sets its learning rate at every step."""
@@ -244,6 +245,7 @@ class AdversarialAutoencoderModule(AutoencoderModule):
         return norms
 
     def _clipped(self, network: torch.nn.Module) -> Tensor:
+        processes.average_gradients(network.parameters())
         return torch.nn.utils.clip_grad_norm_(network.parameters(), self.clip or float("inf"))
 
     def configure_optimizers(self) -> Any:

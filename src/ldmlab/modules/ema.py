@@ -8,6 +8,8 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
+from ldmlab.modules.sharding import own_part
+
 Model = TypeVar("Model", bound=nn.Module)
 
 
@@ -33,8 +35,12 @@ class PowerEMA(nn.Module, Generic[Model]):
         """Takes the weights of `model` after an optimiser step into the average."""
         self.step += 1
         weight = 1 - (1 - 1 / self.step.item()) ** (self.gamma + 1)
-        averages: list[Tensor] = [p for p in self.average.parameters() if p.is_floating_point()]
-        torch._foreach_lerp_(averages, [p.detach() for p in model.parameters() if p.is_floating_point()], weight)
+        # of weights that are spread over devices, each averages its own
+        averages, current = (
+            [own_part(p.detach()) for p in network.parameters() if p.is_floating_point()]
+            for network in (self.average, model)
+        )
+        torch._foreach_lerp_(averages, current, weight)
         for average, buffer in zip(self.average.buffers(), model.buffers(), strict=True):
             average.copy_(buffer)
 

@@ -6,11 +6,14 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor
+from torch.distributed.fsdp import fully_shard
 
 from ldmlab.modules.ema import PowerEMA
 from ldmlab.modules.loss import DiffusionLoss
 from ldmlab.modules.model import ConditionalDenoiser, LatentDiffusion
+from ldmlab.modules.sharding import Whole, shard
 from ldmlab.optimizers.groups import parameter_groups
 from ldmlab.types import Batch, OptimizerFactory
 
@@ -34,6 +37,23 @@ class LatentDiffusionModule(L.LightningModule):
         self.criterion = DiffusionLoss(model.objective, drop_probability, drop_each_probability)
         self.ema: PowerEMA[ConditionalDenoiser] = PowerEMA(model.network, ema_gamma)
         self.optimizer = optimizer
+        self.whole: Whole | None = None  # where weights are spread over devices
+
+    def configure_model(self) -> None:
+        """Spreads the weights over devices, where the trainer's strategy is to."""
+        strategy = self.trainer.strategy
+        if isinstance(strategy, ModelParallelStrategy) and self.whole is None:
+            self.whole = Whole(self.model.network)
+            mesh = strategy.device_mesh["data_parallel"]
+            shard(self.model.network, mesh)
+            shard(self.ema.average, mesh)
+            if self.criterion.uncertainty is not None:
+                fully_shard(self.criterion.uncertainty, mesh=mesh)
+
+    def averaged(self) -> ConditionalDenoiser:
+        """The network with averaged weights, all of them on this device; all devices have to ask for it."""
+        average = self.ema.average
+        return average if self.whole is None else self.whole.copy(average)
 
     def loss(self, batch: Batch) -> Tensor:
         """The mean loss of a batch."""
@@ -42,9 +62,9 @@ class LatentDiffusionModule(L.LightningModule):
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """The mean loss of a batch; logged without the learned uncertainty, beside it where there is one."""
         minimised, plain = (loss.mean() for loss in self.criterion(self.model, batch))
-        self.log("train/loss", plain)
+        self.log("train/loss", plain, sync_dist=True)
         if self.criterion.uncertainty is not None:
-            self.log("train/minimised", minimised)
+            self.log("train/minimised", minimised, sync_dist=True)
         return minimised
 
     def configure_optimizers(self) -> torch.optim.Optimizer:

@@ -10,17 +10,22 @@ def run_task(command: str, config: dict[str, Any], overrides: list[str]) -> floa
 
     Cheap checks come before the import of the task, which loads torch.
     """
+    from ldmlab.launching import processes_to_start, run_in_processes
     from ldmlab.memory import keep_freed_memory
     from ldmlab.tasks import checks
 
     keep_freed_memory()
     if command == "train-vae":
         checks.check_vae(config)
+        if (count := processes_to_start(config)) > 1:
+            return run_in_processes(command, config, overrides, count)
         from ldmlab.tasks.train_vae import train_vae
 
         return headline_value(train_vae(config, overrides).summary or {})
     if command == "train-ldm":
         checks.check_ldm(config, overrides)
+        if (count := processes_to_start(config)) > 1:
+            return run_in_processes(command, config, overrides, count)
         from ldmlab.tasks.train_ldm import train_ldm
 
         return headline_value(train_ldm(config, overrides).summary or {})

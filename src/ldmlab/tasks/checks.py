@@ -187,10 +187,18 @@ def check_sizes(config: Config) -> None:
 def check_trainer(config: Config) -> None:
     """What this version of the lab can train with."""
     lightning = config["trainer"]["lightning"]
-    if lightning.get("devices") not in (1, "1") or lightning.get("num_nodes", 1) != 1:
+    devices, nodes = lightning.get("devices"), lightning.get("num_nodes", 1)
+    if devices not in ("auto", "-1", -1) and not (is_whole(devices) and devices > 0):
+        raise UserError(f"trainer.lightning.devices: a number of devices, or auto for all, is needed, not {devices}")
+    if not is_whole(nodes) or nodes < 1:
+        raise UserError(f"trainer.lightning.num_nodes: a whole number of 1 or more is needed, not {nodes}")
+    if lightning.get("strategy", "auto") not in STRATEGIES:
         raise UserError(
-            "trainer.lightning.devices: a run trains on one device; several devices share the runs of a sweep"
+            f"trainer.lightning.strategy: one of {', '.join(STRATEGIES)} is needed, not {lightning['strategy']}"
         )
+    muon = str(value_at(config, "optimizer._target_")).endswith(".Muon")
+    if lightning.get("strategy") == "fsdp" and muon:
+        raise UserError("optimizer: muon needs whole matrices, of which fsdp has parts; use optimizer=adamw")
     precision = str(lightning.get("precision"))
     precision = {"16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true", "64": "64-true"}.get(precision, precision)
     if precision.endswith("-true") and precision != "32-true":
@@ -323,6 +331,7 @@ def check_ldm(config: Config, overrides: Sequence[str]) -> None:
     check_autoencoder_from(config, overrides)
 
 
+STRATEGIES = ("auto", "ddp", "fsdp")
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 
 

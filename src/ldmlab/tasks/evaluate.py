@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from ldmlab import processes
 from ldmlab.errors import UserError
-from ldmlab.metrics import processes
 from ldmlab.tasks import checks, measure
 from ldmlab.tasks.console import say
 from ldmlab.tasks.measure_likelihood import bound_line

@@ -11,10 +11,10 @@ import torch
 from hydra.utils import get_class
 from torch import Tensor
 
+from ldmlab import processes
 from ldmlab.autoencoders.base import Autoencoder
 from ldmlab.diffusion.guidance import Guidance
 from ldmlab.diffusion.samplers import Sampler
-from ldmlab.metrics import processes
 from ldmlab.metrics.extractors import Features, to_uint8
 from ldmlab.metrics.fidelity import Judge
 from ldmlab.metrics.frechet import frechet_distance

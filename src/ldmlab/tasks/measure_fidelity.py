@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ldmlab import processes
 from ldmlab.autoencoders.base import Autoencoder
 from ldmlab.conditioners.base import Conditioners
 from ldmlab.conditioners.inpainting import InPainting
 from ldmlab.conditioners.super_resolution import SuperResolution
 from ldmlab.data.loader import random_subset
-from ldmlab.metrics import processes
 from ldmlab.metrics.extractors import Features
 from ldmlab.metrics.fidelity import InPaintingJudge, Judge, OracleJudge, Probe, SuperResolutionJudge, bicubic
 from ldmlab.tasks.console import say

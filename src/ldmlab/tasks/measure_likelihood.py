@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ldmlab import processes
 from ldmlab.diffusion.likelihood import prior_term, step_term
 from ldmlab.diffusion.posterior import NOT_LEARNED, VARIANCES
 from ldmlab.diffusion.samplers import PerSampleNoise
 from ldmlab.diffusion.schedules import add_noise
 from ldmlab.errors import UserError
-from ldmlab.metrics import processes
 from ldmlab.modules.model import LatentDiffusion
 from ldmlab.tasks.quality import Metrics, Quality, Track, seed_of, to_device, with_error
 

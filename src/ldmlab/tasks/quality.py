@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ldmlab import processes
 from ldmlab.conditioners.base import Conditioners
 from ldmlab.data.cache_folder import new_folder
 from ldmlab.data.loader import images_at_once, in_order, random_subset
 from ldmlab.errors import UserError
-from ldmlab.metrics import processes
 from ldmlab.metrics.clip_score import CLIPScore
 from ldmlab.metrics.extractors import FeatureExtractor, Features, check_judge, to_uint8
 from ldmlab.metrics.names import LEAST_SAMPLES

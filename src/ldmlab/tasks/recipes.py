@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ldmlab.metrics import processes
+from ldmlab import processes
 from ldmlab.metrics.fidelity import Judge
 from ldmlab.modules.model import ConditionalDenoiser, LatentDiffusion
 from ldmlab.tasks import build, measure

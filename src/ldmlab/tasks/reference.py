@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ldmlab.metrics import processes
+from ldmlab import processes
 from ldmlab.tasks import build, checks, measure
 from ldmlab.tasks.console import say, track
 from ldmlab.tasks.quality import Metrics, quality_of

@@ -6,8 +6,8 @@ import math
 from pathlib import Path
 from typing import Any
 
+from ldmlab import processes
 from ldmlab.errors import UserError
-from ldmlab.metrics import processes
 from ldmlab.tasks.console import say, say_table
 from ldmlab.tasks.quality import Metrics
 from ldmlab.tasks.run import read_run

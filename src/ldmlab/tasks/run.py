@@ -38,6 +38,9 @@ VOLATILE = (
     "trainer.checkpoint_seconds",
     "trainer.checkpoint_steps",
     "trainer.lightning.accelerator",
+    "trainer.lightning.devices",
+    "trainer.lightning.num_nodes",
+    "trainer.lightning.strategy",
     "trainer.lightning.log_every_n_steps",
 )
 

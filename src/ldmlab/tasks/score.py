@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ldmlab import processes
 from ldmlab.data.loader import random_subset
 from ldmlab.errors import UserError
-from ldmlab.metrics import processes
 from ldmlab.metrics.extractors import Features
 from ldmlab.metrics.names import LEAST_SAMPLES
 from ldmlab.metrics.references import IMAGES, read_arrays, to_channels_first

@@ -11,6 +11,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from ldmlab import processes
 from ldmlab.autoencoders.base import Autoencoder
 from ldmlab.callbacks.budget import Budget, Cost, Limits
 from ldmlab.callbacks.pictures import AtMilestones, log_picture, save_grid
@@ -30,7 +31,20 @@ from ldmlab.tasks.quality import Quality, quality_of, to_device
 from ldmlab.tasks.recipes import measure_diffusion, recipe_key, recipe_of
 from ldmlab.tasks.run import VOLATILE, Run, group_of, key_of, read_run, run_name
 from ldmlab.tasks.train_vae import STAGE_TWO, measure_statistics, train_vae
-from ldmlab.tasks.training import PREVIEWED, device_of, finish, fit, log_preview, logging_to, set_up, try_trainer
+from ldmlab.tasks.training import (
+    PREVIEWED,
+    device_of,
+    finish,
+    fit,
+    log_preview,
+    logging_to,
+    only_ours,
+    open_data,
+    set_up,
+    share_of,
+    state_of,
+    try_trainer,
+)
 from ldmlab.types import Batch, ImageData, ImageSource
 
 Config = dict[str, Any]
@@ -51,34 +65,35 @@ def train_ldm(config: Config, overrides: list[str]) -> Run:
     if config["name"] == "auto":
         config["name"] = run_name("ldm", config["downsampling"]["name"], naming, config.get("swept", ()))
     run = Run(Path(config["runs_dir"]) / config["study"] / config["name"], config)
-    with run.lock(say):
-        state = run.state(config["overwrite"])
+    device = device_of(config)
+    with only_ours(run):
+        state = state_of(run)
         if state == "complete":
             say(f"{run}: done already")
             return run
         # everything that can be wrong is built and tried before stage one, and before the run's folder is made
-        quality = try_everything(config)
+        quality = try_everything(config, device)
         vae_run = stage_one(config, overrides)
-        run.prepare(state, "train-ldm", overrides)
+        processes.from_first(lambda: run.prepare(state, "train-ldm", overrides))
         _train_ldm(run, config, quality, vae_run)
     return run
 
 
-def try_everything(config: Config) -> Quality:
+def try_everything(config: Config, device: torch.device) -> Quality:
     """What the run is measured with, and its data, once all else that it needs was built and one loss computed.
 
     Raises:
         UserError: something cannot be built, or does not fit together.
     """
-    data = build.build_data(config)
+    share_of(config["batch_size"], "batch_size")
+    data = open_data(config)
     build.check_conditioner(config, data.info)
     try_trainer(config)
     if config["autoencoder_from"] is None:
         autoencoder = build.build_autoencoder(config)
     else:
         autoencoder, _ = build.load_autoencoder(Path(config["autoencoder_from"]))
-    data.split("train")
-    quality = quality_of(config, data, device_of(config))
+    quality = quality_of(config, data, device)
     quality.refuse(autoencoder.trained_against)
     module = build_module(config, data, autoencoder)
     build.build_sampler(config, module.model.objective)
@@ -159,7 +174,9 @@ def _train_ldm(run: Run, config: Config, quality: Quality, vae_run: Run | None) 
 
     source, caching = training_source(config, data, autoencoder, fingerprint, network.conditioner.needs, device)
     spent = spent + caching
-    read = reading(source, network.conditioner)  # of captions, which belongs to stage two
+    # of captions, which belongs to stage two
+    reads = processes.first_then_others(lambda: reading(source, network.conditioner))
+    read = processes.from_first(lambda: reads)
 
     limits = Limits(**config["budget"]).less(read)
     if config["autoencoder_from"] is None:
@@ -178,18 +195,20 @@ def _train_ldm(run: Run, config: Config, quality: Quality, vae_run: Run | None) 
     conditions = to_device(conditions, device)
 
     def draw_grid(path: Path, network: ConditionalDenoiser) -> None:
-        save_grid(model.sample(conditions, seeds, latent_size, sampler, guidance, network).images, path, columns)
+        images = model.sample(conditions, seeds, latent_size, sampler, guidance, network).images
+        if processes.rank() == 0:
+            save_grid(images, path, columns)
 
     def milestone(trainer: L.Trainer, _: L.LightningModule) -> None:
         path = run.samples / f"samples-{trainer.global_step:07d}.png"
-        draw_grid(path, module.ema.average)
+        draw_grid(path, module.averaged())
         log_picture(trainer, "samples", path)
 
     few = quality.fewer(metrics_config["preview_samples"], PREVIEWED)
 
     def preview(trainer: L.Trainer, _: L.LightningModule) -> None:
         metrics = measure.measure_generation(
-            model, module.ema.average, few, sampler, guidance, description, "preview", track,
+            model, module.averaged(), few, sampler, guidance, description, "preview", track,
             metrics_config["sampling_batch"], metrics_config["seed"],
         )  # fmt: skip
         log_preview(trainer, metrics, budget)
@@ -199,23 +218,21 @@ def _train_ldm(run: Run, config: Config, quality: Quality, vae_run: Run | None) 
             AtMilestones("grids", budget, config["trainer"]["grids"], milestone),
             AtMilestones("previews", budget, metrics_config["previews"], preview, metrics_config["preview_every"]),
         ]
-        feed = ImageDataModule(source, config["batch_size"], config["seed"], config["trainer"]["num_workers"])
+        batch_size = share_of(config["batch_size"], "batch_size")
+        feed = ImageDataModule(source, batch_size, config["seed"], config["trainer"]["num_workers"])
         fit(run, config, module, feed, budget, callbacks, loggers)
 
         module.to(device).eval()
-        average = module.ema.average
+        average = module.averaged()
         export = LatentDiffusion(autoencoder, average, model.objective)
-        model_fingerprint = build.save_model(
-            export,
-            run.checkpoints,
-            {
-                **build.description_of(autoencoder),
-                **{key: config[key] for key in ("denoiser", "scheduler", "sampler", "guidance")},
-                "conditioner": build.conditioners_for_others(config["conditioner"]),
-                "drop_each_probability": config["drop_each_probability"],
-                "data": build.info_to_dict(data.info),
-            },
-        )
+        described = {
+            **build.description_of(autoencoder),
+            **{key: config[key] for key in ("denoiser", "scheduler", "sampler", "guidance")},
+            "conditioner": build.conditioners_for_others(config["conditioner"]),
+            "drop_each_probability": config["drop_each_probability"],
+            "data": build.info_to_dict(data.info),
+        }
+        model_fingerprint = processes.from_first(lambda: build.save_model(export, run.checkpoints, described))
         with budget.aside():
             draw_grid(run.samples / "final.png", average)
             metrics = measure.measure_real(quality, track)

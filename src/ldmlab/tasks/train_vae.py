@@ -8,6 +8,7 @@ from typing import Any
 import lightning as L
 import torch
 
+from ldmlab import processes
 from ldmlab.autoencoders.base import Autoencoder
 from ldmlab.callbacks.budget import Budget, Cost, Limits, Stopwatch
 from ldmlab.callbacks.pictures import AtMilestones, log_picture, save_grid
@@ -28,7 +29,11 @@ from ldmlab.tasks.training import (
     log_preview,
     log_values,
     logging_to,
+    only_ours,
+    open_data,
     set_up,
+    share_of,
+    state_of,
     try_trainer,
 )
 from ldmlab.types import ImageData
@@ -55,21 +60,21 @@ def train_vae(config: Config, overrides: list[str], made_by: tuple[str, list[str
     else:
         # a study of diffusion takes the autoencoder that is there, whatever was measured of it
         run = Run(path, config, (*STAGE_TWO, "metrics"), f"use it with autoencoder_from={path}, or another study=...")
-    with run.lock(say):
-        state = run.state(config["overwrite"])
+    device = device_of(config)
+    with only_ours(run):
+        state = state_of(run)
         if state == "complete":
             say(f"{run}: done already")
         else:
-            _train_vae(run, state, config, made_by or ("train-vae", overrides))
+            _train_vae(run, state, config, made_by or ("train-vae", overrides), device)
     return run
 
 
-def _train_vae(run: Run, state: RunState, config: Config, made_by: tuple[str, list[str]]) -> None:
+def _train_vae(run: Run, state: RunState, config: Config, made_by: tuple[str, list[str]], device: torch.device) -> None:
     settings = config["autoencoder"]
     # everything that can be wrong is built and tried before the run's folder is made
-    data = build.build_data(config)
+    data = open_data(config)
     train_images, val = training_images(data), data.split("val")
-    device = device_of(config)
     quality = quality_of(config, data, device)
     try_trainer(config)
     set_up(config, settings["seed"])
@@ -81,7 +86,8 @@ def _train_vae(run: Run, state: RunState, config: Config, made_by: tuple[str, li
         autoencoder.trained_against = module.reconstruction.trained_against
         try_out(module, data.info.image_size)
     quality.refuse(autoencoder.trained_against)
-    run.prepare(state, *made_by)
+    batch_size = share_of(settings["batch_size"], "autoencoder.batch_size")
+    processes.from_first(lambda: run.prepare(state, *made_by))
     if autoencoder.scaled:
         say(f"{run}: latents scaled as {settings['path']} says; autoencoder.scaling=measured fits them to the data")
 
@@ -91,7 +97,8 @@ def _train_vae(run: Run, state: RunState, config: Config, made_by: tuple[str, li
         with torch.inference_mode():
             images = fixed.to(autoencoder.latent_mean.device)
             pairs = torch.stack([images, autoencoder.there_and_back(images)], 1)
-        save_grid(pairs.flatten(0, 1), path, columns=10)
+        if processes.rank() == 0:
+            save_grid(pairs.flatten(0, 1), path, columns=10)
 
     def milestone(trainer: L.Trainer, _: L.LightningModule) -> None:
         path = run.samples / f"reconstructions-{trainer.global_step:07d}.png"
@@ -108,7 +115,7 @@ def _train_vae(run: Run, state: RunState, config: Config, made_by: tuple[str, li
     with logging_to(run, config, budget) as loggers:
         if module is not None:
             workers = config["trainer"]["num_workers"]
-            feed = ImageDataModule(train_images, settings["batch_size"], settings["seed"], workers)
+            feed = ImageDataModule(train_images, batch_size, settings["seed"], workers)
             callbacks = [
                 AtMilestones("grids", budget, config["trainer"]["grids"], milestone),
                 AtMilestones("previews", budget, metrics_config["previews"], preview, metrics_config["preview_every"]),
@@ -119,7 +126,8 @@ def _train_vae(run: Run, state: RunState, config: Config, made_by: tuple[str, li
         statistics.start()
         measure_statistics(autoencoder, data, device)
         statistics.stop()
-        fingerprint = build.save_model(autoencoder, run.checkpoints, build.description_of(autoencoder))
+        description = build.description_of(autoencoder)
+        fingerprint = processes.from_first(lambda: build.save_model(autoencoder, run.checkpoints, description))
         with budget.aside():
             draw_grid(run.samples / "reconstructions-final.png")
             metrics = measure.measure_real(quality, track)

@@ -11,7 +11,6 @@ import torch
 from ldmlab.autoencoders.base import Autoencoder
 from ldmlab.callbacks.budget import Stopwatch
 from ldmlab.errors import UserError
-from ldmlab.metrics import processes
 from ldmlab.metrics.fidelity import Judge, Probe
 from ldmlab.modules.model import LatentDiffusion
 from ldmlab.tasks import build, checks, measure, training
@@ -59,7 +58,7 @@ class Trained:
         summary = run.summary or {}
         if "measured" not in summary:
             raise UserError(f"from: {run} was made by an older version of ldmlab, which cannot be measured: train anew")
-        device = processes.join(training.device_of(run.config))
+        device = training.device_of(run.config)
         config = {
             **run.config,
             "data": moved(run.config["data"], data_path, cache_dir),

@@ -18,7 +18,11 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
+from torch import Tensor
+from torch.distributed.tensor import DTensor
 
+from ldmlab import processes
 from ldmlab.callbacks.budget import Budget, Cost
 from ldmlab.callbacks.jsonl import JsonLines
 from ldmlab.callbacks.progress import TrainingProgress
@@ -26,11 +30,12 @@ from ldmlab.callbacks.resume import Checkpoints, RandomState
 from ldmlab.errors import Interrupted, UserError
 from ldmlab.modules.autoencoder import AutoencoderModule
 from ldmlab.modules.image_data import ImageDataModule
+from ldmlab.modules.latent_diffusion import LatentDiffusionModule
 from ldmlab.tasks import build
-from ldmlab.tasks.console import console
-from ldmlab.tasks.quality import Metrics
-from ldmlab.tasks.run import Run, provenance, write_text
-from ldmlab.types import DataInfo
+from ldmlab.tasks.console import console, say
+from ldmlab.tasks.quality import Metrics, seed_of
+from ldmlab.tasks.run import Run, RunState, provenance, write_text
+from ldmlab.types import DataInfo, ImageData
 
 Config = dict[str, Any]
 
@@ -48,14 +53,52 @@ OURS: dict[str, Any] = {
 
 def set_up(config: Config, seed: int) -> None:
     """Seeds and threads."""
-    if config["trainer"]["threads"]:
-        torch.set_num_threads(config["trainer"]["threads"])
+    threads = config["trainer"]["threads"]
+    if threads is None and processes.world_size() > 1:
+        threads = max(1, (os.cpu_count() or 1) // processes.on_this_machine())
+    if threads:
+        torch.set_num_threads(threads)
     L.seed_everything(seed, verbose=False)
 
 
 def device_of(config: Config) -> torch.device:
-    """Where this process computes outside of training."""
-    return build.best_device(config["trainer"]["lightning"]["accelerator"])
+    """Where this process computes; it has joined the others of the run from here on, where there are any."""
+    return processes.join(build.best_device(config["trainer"]["lightning"]["accelerator"]))
+
+
+@contextlib.contextmanager
+def only_ours(run: Run) -> Iterator[None]:
+    """Holds a run for the processes of this one; waits, and says so, while others train it."""
+    with run.lock(say) if processes.rank() == 0 else contextlib.nullcontext():
+        yield
+
+
+def state_of(run: Run) -> RunState:
+    """What the run's folder holds; the same in all processes."""
+    return processes.from_first(lambda: run.state(run.config["overwrite"]))
+
+
+def open_data(config: Config) -> ImageData:
+    """The data of a run, decoded; by the first process, and then read by the others."""
+
+    def opened() -> ImageData:
+        data = build.build_data(config)
+        data.split("train"), data.split("val")
+        return data
+
+    return processes.first_then_others(opened)
+
+
+def share_of(batch_size: int, option: str) -> int:
+    """This process's part of every batch.
+
+    Raises:
+        UserError: the batch cannot be shared evenly.
+    """
+    count = processes.world_size()
+    if batch_size % count:
+        raise UserError(f"{option}: {batch_size} images cannot be shared evenly by {count} processes")
+    return batch_size // count
 
 
 def trainer_arguments(config: Config) -> dict[str, Any]:
@@ -63,7 +106,36 @@ def trainer_arguments(config: Config) -> dict[str, Any]:
     arguments = dict(config["trainer"]["lightning"])
     if device_of(config).type == "cpu" and arguments.get("accelerator") == "auto":
         arguments["accelerator"] = "cpu"
+    here = processes.on_this_machine()
+    arguments |= {"devices": here, "num_nodes": processes.world_size() // here, "strategy": "auto"}
     return {**arguments, **OURS}
+
+
+def strategy_for(module: L.LightningModule, config: Config) -> Strategy | str:
+    """How the processes of a run share the training of a module."""
+    count = processes.world_size()
+    if count == 1:
+        return "auto"
+    if config["trainer"]["lightning"].get("strategy") == "fsdp" and isinstance(module, LatentDiffusionModule):
+        # one file for all, which any number of processes can go on from
+        return ModelParallelStrategy(count, 1, save_distributed_checkpoint=False)
+    return DDPStrategy() if module.automatic_optimization else OwnGradients()
+
+
+class OwnGradients(DDPStrategy):
+    """For a module that optimises by itself, and averages its gradients over the processes where it does.
+
+    It has several losses, none of which reaches all of its networks: DDP would wait for gradients that never come.
+    """
+
+    def pre_backward(self, closure_loss: Tensor) -> None:
+        """Does not expect any gradient."""
+
+
+def draw_apart(seed: int) -> None:
+    """Gives each process random numbers of its own; the first one has those that it would have alone."""
+    if processes.rank() > 0:
+        L.seed_everything(seed_of(seed, processes.rank()) % 2**32, verbose=False)
 
 
 def try_trainer(config: Config) -> None:
@@ -91,6 +163,7 @@ def fit(
 ) -> None:
     """Trains until the budget is used up, from the run's last checkpoint if it has one."""
     settings = config["trainer"]
+    draw_apart(feed.seed)
     stage = "autoencoder" if isinstance(module, AutoencoderModule) else "diffusion"
     checkpoints = Checkpoints(run.last_checkpoint, settings["checkpoint_seconds"], settings["checkpoint_steps"])
     if settings["channels_last"]:
@@ -102,7 +175,7 @@ def fit(
         batches = arguments.get("accumulate_grad_batches", 1) * (arguments.get("log_every_n_steps") or 50)
         arguments |= {"accumulate_grad_batches": 1, "gradient_clip_val": None, "log_every_n_steps": batches}
     trainer = L.Trainer(
-        **arguments,
+        **arguments | {"strategy": strategy_for(module, config)},
         default_root_dir=run.path,
         logger=loggers,
         callbacks=[
@@ -115,6 +188,7 @@ def fit(
     )
     resume = str(run.last_checkpoint) if run.last_checkpoint.exists() else None
     trainer.fit(module, datamodule=feed, ckpt_path=resume)
+    check_agreement(module)
     if checkpoints.interrupted_by is not None:
         by, steps = checkpoints.interrupted_by, budget.cost.steps
         message = f"{run}: stopped by {by.name} at step {steps:.0f}; the same command goes on from there"
@@ -122,6 +196,15 @@ def fit(
     loss = trainer.callback_metrics.get("train/loss")
     if loss is not None and not math.isfinite(loss.item()):
         raise UserError(f"{run}: the loss is {loss.item()}; lower the learning rate")
+
+
+def check_agreement(module: L.LightningModule) -> None:
+    """Raises RuntimeError if processes that should have the same weights have not."""
+    whole = [p.detach().double() for p in module.parameters() if not isinstance(p, DTensor)]
+    sums = processes.gather_numbers([float(sum(p.sum() for p in whole)), float(sum(p.abs().sum() for p in whole))])
+    # not to the last digit: GPUs of two kinds multiply matrices in two ways
+    if not torch.allclose(sums, sums[0].expand_as(sums), rtol=1e-4, equal_nan=True):
+        raise RuntimeError(f"the weights of {len(sums)} processes have drifted apart")
 
 
 @contextlib.contextmanager
@@ -132,7 +215,7 @@ def logging_to(run: Run, config: Config, budget: Budget) -> Iterator[list[Logger
     """
     loggers: list[Logger] = [JsonLines(run.path / "metrics.jsonl", budget)]
     settings = config["logger"]
-    if not settings["wandb"]:
+    if not settings["wandb"] or processes.rank() > 0:
         yield loggers
         return
     import wandb
@@ -236,22 +319,22 @@ def finish(
                 for name, metric in metrics.items()
             ]
             logger.log_table("measurements", ["metric", "value", "standard error", "how it was measured"], rows)
-    run.finish(
-        {
-            "study": config["study"],
-            "name": config["name"],
-            "stage": stage,
-            "status": "complete",
-            "seed": config["seed"],
-            "choices": {"downsampling": config["downsampling"]["name"], **config.get("choices", {})},
-            "data": {"name": info.name, "fingerprint": info.fingerprint, "image_size": info.image_size},
-            "cost": asdict(budget.cost + (more_cost or Cost())),
-            "cost_measuring": budget.measuring.cost,
-            "cost_autoencoder": None,
-            "autoencoder_from": None,
-            "metrics": metrics,
-            "threads": torch.get_num_threads(),
-            **provenance(),
-            **more,
-        }
-    )
+    summary = {
+        "study": config["study"],
+        "name": config["name"],
+        "stage": stage,
+        "status": "complete",
+        "seed": config["seed"],
+        "choices": {"downsampling": config["downsampling"]["name"], **config.get("choices", {})},
+        "data": {"name": info.name, "fingerprint": info.fingerprint, "image_size": info.image_size},
+        "cost": asdict(budget.cost + (more_cost or Cost())),
+        "cost_measuring": budget.measuring.cost,
+        "cost_autoencoder": None,
+        "autoencoder_from": None,
+        "metrics": metrics,
+        "threads": torch.get_num_threads(),
+        "processes": processes.world_size(),
+        **provenance(),
+        **more,
+    }
+    processes.from_first(lambda: run.finish(summary))

@@ -4,8 +4,8 @@ import pytest
 import torch
 from two_processes import in_two_processes
 
+from ldmlab import processes
 from ldmlab.errors import UserError
-from ldmlab.metrics import processes
 
 
 def gather_all(rank, folder):

@@ -1,0 +1,136 @@
+"""Starts the processes of a run that trains on several devices, and is what they run."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import signal
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+from typing import Any
+
+from ldmlab.errors import Interrupted, UserError, for_the_user
+
+Config = dict[str, Any]
+
+SECONDS_TO_STOP = 120
+"""How long processes may take to end the step under way and to save it."""
+
+
+def adopt_slurm() -> None:
+    """Describes the processes that `srun` started in the words of torchrun, which all else here reads."""
+    if "WORLD_SIZE" in os.environ or int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) < 2:
+        return
+    from lightning.fabric.plugins.environments import SLURMEnvironment
+
+    slurm = SLURMEnvironment()
+    here = re.match(r"\d+", os.environ.get("SLURM_STEP_TASKS_PER_NODE") or os.environ["SLURM_TASKS_PER_NODE"])
+    assert here is not None
+    os.environ |= {
+        "RANK": str(slurm.global_rank()),
+        "LOCAL_RANK": str(slurm.local_rank()),
+        "WORLD_SIZE": str(slurm.world_size()),
+        "LOCAL_WORLD_SIZE": here[0],
+        "MASTER_ADDR": slurm.main_address,
+        "MASTER_PORT": str(slurm.main_port),
+    }
+
+
+def processes_to_start(config: Config) -> int:
+    """How many processes a run asks for that are not there yet; 1 if it has those that it asks for.
+
+    Raises:
+        UserError: there are not as many devices; processes on several machines are for others to start.
+    """
+    lightning = config["trainer"]["lightning"]
+    adopt_slurm()
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        return 1
+    nodes, devices = lightning.get("num_nodes", 1), lightning["devices"]
+    if nodes > 1:
+        raise UserError(
+            f"trainer.lightning.num_nodes: {nodes} machines need a process for each device: start this with srun, or "
+            "with torchrun on each machine (docs/studies.md)"
+        )
+    if devices in (1, "1"):
+        return 1
+    import torch
+
+    on_gpus = lightning["accelerator"] not in ("cpu",) and torch.cuda.is_available()
+    there = torch.cuda.device_count() if on_gpus else 1
+    if devices in ("auto", -1, "-1"):
+        return there
+    if on_gpus and int(devices) > there:
+        raise UserError(f"trainer.lightning.devices: {devices} are asked for, and this machine has {there} GPUs")
+    return int(devices)
+
+
+def run_in_processes(command: str, config: Config, overrides: list[str], count: int) -> float | None:
+    """Runs a command in `count` processes of this machine; returns what it returns.
+
+    Raises:
+        UserError, Interrupted: as the command did in the processes.
+        RuntimeError: one of them failed otherwise; it has said how.
+    """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # what failed is said below
+    os.environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = str(SECONDS_TO_STOP)
+    with tempfile.TemporaryDirectory(prefix="ldmlab-") as folder:
+        job = Path(folder) / "job.json"
+        job.write_text(json.dumps({"command": command, "config": config, "overrides": overrides}))
+        launch = LaunchConfig(
+            min_nodes=1, max_nodes=1, nproc_per_node=count, run_id="ldmlab", rdzv_backend="c10d",
+            rdzv_endpoint="localhost:0", max_restarts=0,
+        )  # fmt: skip
+        stopped_by = None
+        try:
+            elastic_launch(launch, sys.executable)("-m", "ldmlab.launching", str(job))
+        except ChildFailedError:
+            pass
+        except SignalException as stopped:
+            stopped_by = signal.Signals(stopped.sigval)
+        results = [json.loads(path.read_text()) for path in sorted(Path(folder).glob("result-*.json"))]
+    failed = [result for result in results if result["exit_code"]]
+    if failed:
+        # what others came upon when one had gone says less
+        raise as_it_was(**min(failed, key=lambda result: result["exit_code"] == 1))
+    if stopped_by is not None:
+        raise Interrupted(f"stopped by {stopped_by.name}", 128 + stopped_by.value)
+    if len(results) < count:
+        raise RuntimeError("a process ended without a word; was there too little memory?")
+    return results[0]["value"]
+
+
+def as_it_was(message: str, exit_code: int, **_: Any) -> Exception:
+    """The failure of a process, here."""
+    if exit_code == 2:
+        return UserError(message)
+    return Interrupted(message, exit_code) if exit_code > 128 else RuntimeError(message)
+
+
+def main(path: Path) -> int:
+    """One of the processes: runs the job of the file `path`, and leaves the result beside it."""
+    from ldmlab.failures import exit_code
+    from ldmlab.tasks import run_task
+
+    result: Config = {"exit_code": 0, "message": "", "value": None}
+    try:
+        result["value"] = run_task(**json.loads(path.read_text()))
+    except Exception as raised:
+        failure = for_the_user(raised)
+        if not isinstance(failure, (UserError, Interrupted)):
+            traceback.print_exc()
+        result |= {"exit_code": exit_code(failure), "message": str(failure)}
+    (path.parent / f"result-{int(os.environ['RANK']):05d}.json").write_text(json.dumps(result))
+    return result["exit_code"]
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))
