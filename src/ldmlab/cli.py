@@ -95,17 +95,18 @@ def with_reproduce(arguments: list[str]) -> list[str]:
 
 
 def run_compare(arguments: list[str]) -> int:
-    """`ldmlab compare PATH... [--output FILE] [--wandb ENTITY/PROJECT]`."""
+    """`ldmlab compare PATH... [--output FILE] [--figures FOLDER] [--wandb ENTITY/PROJECT]`."""
     import argparse
     from pathlib import Path
 
     parser = argparse.ArgumentParser("ldmlab compare", description="Table, plots and an HTML page from local runs.")
     parser.add_argument("paths", nargs="*", type=Path, default=[Path("runs")], help="runs, studies or the runs folder")
     parser.add_argument("--output", type=Path, default=None, help="the page to write (default: beside the runs)")
+    parser.add_argument("--figures", type=Path, default=None, help="a folder for the plots as PNGs")
     parser.add_argument("--wandb", metavar="ENTITY/PROJECT", default=None, help="also save a workspace there")
     options = parser.parse_args(arguments)
 
     from ldmlab.tasks.compare import compare
 
-    compare(options.paths, options.output, options.wandb)
+    compare(options.paths, options.output, options.wandb, options.figures)
     return 0

@@ -143,9 +143,11 @@ def test_a_sample_hears_the_same_alone_and_in_a_batch(build):
 
 
 @every
-def test_every_weight_is_trained(build):
+@pytest.mark.parametrize("dropped", [2, 0, 8])
+def test_every_weight_is_trained_by_every_batch(build, dropped):
+    # processes that train together wait for the gradient of each
     conditioner = build()
-    found = conditioner(told(conditioner, batch(8)), torch.arange(8) < 2)
+    found = conditioner(told(conditioner, batch(8)), torch.arange(8) < dropped)
     parameters = dict(conditioner.named_parameters())
     if parameters:
         loss = sum(value.square().sum() + value.sum() for name, value in routes(found).items() if name != "token_mask")

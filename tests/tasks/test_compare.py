@@ -364,3 +364,14 @@ def test_the_command_starts_without_torch() -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_plots_are_saved_as_png_files_that_say_which_run_is_which(tmp_path: Path) -> None:
+    for factor in (2, 4):
+        write_run(tmp_path / "s" / f"ldm-f{factor}", euler20(kid=0.3 / factor), factor=factor)
+    compare([tmp_path / "s"], figures=tmp_path / "figures")
+    found = sorted(path.name for path in (tmp_path / "figures").iterdir())
+    assert found and all(name.endswith(".png") for name in found)
+    assert any("quality-against-compression" in name for name in found)
+    for path in (tmp_path / "figures").iterdir():
+        assert len(Image.open(path).convert("L").getcolors()) > 10  # something is drawn

@@ -6,6 +6,7 @@ Nothing here imports torch: the command answers at once, on a machine that has o
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,11 +18,14 @@ from rich.text import Text
 from ldmlab.errors import UserError
 from ldmlab.tasks.comparison.markdown import by_evaluations, markdown
 from ldmlab.tasks.comparison.page import render_page
+from ldmlab.tasks.comparison.plots import plots_of, run_styles
 from ldmlab.tasks.comparison.runs import Findings, find_runs
 from ldmlab.tasks.comparison.tables import DataGroup, Table, group_by_data
 
 
-def compare(paths: list[Path], output: Path | None = None, wandb: str | None = None) -> Path:
+def compare(
+    paths: list[Path], output: Path | None = None, wandb: str | None = None, figures: Path | None = None
+) -> Path:
     """Compares the finished runs below `paths` and returns the path of the page that shows them.
 
     Beside the page go the tables in Markdown (`.md`) and the rows as data (`.json`).
@@ -31,6 +35,7 @@ def compare(paths: list[Path], output: Path | None = None, wandb: str | None = N
         output: the page's path if it ends in `.html`, else the folder for `comparison.html`; the default is the
             folder that the runs have in common, which for the runs of one study is the study.
         wandb: ENTITY/PROJECT where a workspace with the same comparison is saved.
+        figures: a folder for the plots as PNGs, with legends, as papers need them.
 
     Raises:
         UserError: there is nothing to compare, or the page cannot be written.
@@ -48,14 +53,28 @@ def compare(paths: list[Path], output: Path | None = None, wandb: str | None = N
         page.parent.mkdir(parents=True, exist_ok=True)
         for path, text in documents.items():
             path.write_text(text, encoding="utf-8")
+        if figures is not None:
+            figures.mkdir(parents=True, exist_ok=True)
+            save_figures(groups, figures)
     except OSError as error:
-        raise UserError(f"cannot write {page}: {error.strerror}: choose another place with --output") from error
+        raise UserError(f"cannot write {error.filename or page} ({error.strerror}): choose another place") from error
     _print(findings, groups, page)
     if wandb is not None:
         from ldmlab.tasks.comparison import dashboard
 
         print(f"workspace: {dashboard.save(findings.runs, wandb)}")
     return page
+
+
+def save_figures(groups: list[DataGroup], folder: Path) -> None:
+    """All plots of a comparison as PNGs, named by what they show of which table."""
+    for group in groups:
+        for heading, tables in _headed(group):
+            styles = run_styles(row.run for table in tables for row in table.rows)
+            for number, table in enumerate(tables, 1):
+                for plot in plots_of(table, styles):
+                    which = f"{group.title} {heading}{f' {number}' if len(tables) > 1 else ''} {plot.title}"
+                    plot.save(folder / f"{re.sub(r'[^a-z0-9]+', '-', which.lower()).strip('-')}.png", styles)
 
 
 def _print(findings: Findings, groups: list[DataGroup], page: Path) -> None:

@@ -30,21 +30,9 @@ from ldmlab.tasks.measure_fidelity import judges_of, measure_references
 from ldmlab.tasks.quality import Quality, quality_of, to_device
 from ldmlab.tasks.recipes import measure_diffusion, recipe_key, recipe_of
 from ldmlab.tasks.run import VOLATILE, Run, group_of, key_of, read_run, run_name
+from ldmlab.tasks.sharing import only_ours, open_data, share_of, state_of
 from ldmlab.tasks.train_vae import STAGE_TWO, measure_statistics, train_vae
-from ldmlab.tasks.training import (
-    PREVIEWED,
-    device_of,
-    finish,
-    fit,
-    log_preview,
-    logging_to,
-    only_ours,
-    open_data,
-    set_up,
-    share_of,
-    state_of,
-    try_trainer,
-)
+from ldmlab.tasks.training import PREVIEWED, device_of, finish, fit, log_preview, logging_to, set_up, try_trainer
 from ldmlab.types import Batch, ImageData, ImageSource
 
 Config = dict[str, Any]

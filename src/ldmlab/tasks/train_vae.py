@@ -21,6 +21,7 @@ from ldmlab.tasks.console import say, track
 from ldmlab.tasks.quality import Metrics, quality_of
 from ldmlab.tasks.recipes import recipe_key, recipe_of
 from ldmlab.tasks.run import Run, RunState, run_name
+from ldmlab.tasks.sharing import only_ours, open_data, share_of, state_of
 from ldmlab.tasks.training import (
     PREVIEWED,
     device_of,
@@ -29,11 +30,7 @@ from ldmlab.tasks.training import (
     log_preview,
     log_values,
     logging_to,
-    only_ours,
-    open_data,
     set_up,
-    share_of,
-    state_of,
     try_trainer,
 )
 from ldmlab.types import ImageData

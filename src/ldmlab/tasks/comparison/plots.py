@@ -1,4 +1,4 @@
-"""The plots of the page: quality against speed, against training cost and against compression, as inline SVG."""
+"""The plots of a comparison: quality against speed, training cost and compression, as SVG and as PNG."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import io
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
@@ -61,12 +62,29 @@ class RunStyle:
 
 @dataclass(frozen=True)
 class Plot:
-    """One figure: its SVG, what it shows, and the runs in its legend."""
+    """One figure, what it shows, and the runs in its legend, which is drawn beside all plots of a page."""
 
     title: str
-    svg: str
+    figure: Figure
     caption: str
     runs: list[Run]
+
+    @property
+    def svg(self) -> str:
+        """For a page."""
+        with _style():
+            return _svg(self.figure)
+
+    def save(self, path: Path, styles: dict[str, RunStyle]) -> None:
+        """As a PNG with a legend and a white ground, for a paper."""
+        with _style():
+            axes = self.figure.axes[0]
+            for run in self.runs:
+                style = styles[run.label]
+                axes.plot([], [], color=style.colour, marker=style.marker, linestyle="none", label=run.label)
+            if axes.get_legend_handles_labels()[0]:
+                axes.legend(frameon=False, fontsize=8)
+            self.figure.savefig(path, dpi=200, facecolor="white")
 
 
 def run_styles(runs: Iterable[Run]) -> dict[str, RunStyle]:
@@ -145,9 +163,8 @@ def _against_evaluations(rows: Sequence[Row], headline: Headline) -> Plot | None
         _log_x(axes, [p.x for p in points])
         _quality_axis(axes, headline, [p.y(headline) for p in points])
         _legend(axes, curves, styles)
-        svg = _svg(figure)
     caption = "A curve for each sampler. Guidance evaluates twice a step."
-    return Plot("Quality against evaluations", svg, caption, [])
+    return Plot("Quality against evaluations", figure, caption, [])
 
 
 def _against_speed(rows: Sequence[Row], headline: Headline, styles: dict[str, RunStyle]) -> Plot | None:
@@ -174,10 +191,9 @@ def _against_speed(rows: Sequence[Row], headline: Headline, styles: dict[str, Ru
                 if (nfe := point.row.manifest.get("nfe")) is not None:
                     position = (point.x, point.y(headline))
                     axes.annotate(f"{nfe:g}", position, (6, 5), textcoords="offset points", fontsize=9)
-        svg = _svg(figure)
     beside = "" if several else ", its NFE beside it"
     caption = f"A point for each sampler setting{beside}. Best is down and to the right."
-    return Plot("Quality against speed", svg, caption, [] if several else runs)
+    return Plot("Quality against speed", figure, caption, [] if several else runs)
 
 
 def _against_training(rows: Sequence[Row], headline: Headline, styles: dict[str, RunStyle]) -> Plot | None:
@@ -208,14 +224,13 @@ def _against_training(rows: Sequence[Row], headline: Headline, styles: dict[str,
         diffusion = points[0].row.run.stage == "diffusion"
         axes.set_xlabel(f"training{' with autoencoder' if diffusion else ''} (CPU minutes)")
         _quality_axis(axes, headline, [y for _, y in drawn])
-        svg = _svg(figure)
     caption = "The finished run with its best sampler setting." if diffusion else "Reconstructions of the finished run."
     if any(curves):
         sampler = " and with the preview's sampler" if diffusion else ""
         caption += f" Thin lines: previews while training, from fewer samples{sampler}."
     if any(heard is not None for _, heard in starts):
         caption += " Dotted: from here the discriminator is trained; dashed: from here the autoencoder hears of it."
-    return Plot("Quality against training cost", svg, caption, _runs(points))
+    return Plot("Quality against training cost", figure, caption, _runs(points))
 
 
 def _against_factor(rows: Sequence[Row], headline: Headline, styles: dict[str, RunStyle]) -> Plot | None:
@@ -244,14 +259,13 @@ def _against_factor(rows: Sequence[Row], headline: Headline, styles: dict[str, R
         _quality_axis(axes, headline, heights)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(frameon=False, fontsize=9)
-        svg = _svg(figure)
     caption = (
         "Each run with its best sampler setting; the line joins the best run of each factor. Under it, what the "
         "autoencoder alone costs, and the distance of further real images."
         if points[0].row.run.stage == "diffusion"
         else "The line joins the best run of each factor. Under it, the distance of further real images."
     )
-    return Plot("Quality against compression", svg, caption, _runs(points))
+    return Plot("Quality against compression", figure, caption, _runs(points))
 
 
 @dataclass(frozen=True)
@@ -374,12 +388,17 @@ def _quality_axis(axes: Axes, headline: Headline, ys: Sequence[float]) -> None:
     axes.set_ylabel(f"{name} (lower is better)")
 
 
+def _style() -> AbstractContextManager[None]:
+    import matplotlib  # imported when a plot is wanted: `ldmlab --help` should not wait for it
+
+    return matplotlib.rc_context(_STYLE)
+
+
 @contextmanager
 def _drawing() -> Iterator[tuple[Figure, Axes]]:
-    import matplotlib  # imported when a plot is wanted: `ldmlab --help` should not wait for it
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(_STYLE):
+    with _style():
         figure = Figure(figsize=(4.7, 3.7), layout="constrained")
         yield figure, figure.subplots()
 
