@@ -47,7 +47,6 @@ def processes_to_start(config: Config) -> int:
         UserError: there are not as many devices; processes on several machines are for others to start.
     """
     lightning = config["trainer"]["lightning"]
-    adopt_slurm()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         return 1
     nodes, devices = lightning.get("num_nodes", 1), lightning["devices"]

@@ -371,7 +371,8 @@ def test_plots_are_saved_as_png_files_that_say_which_run_is_which(tmp_path: Path
         write_run(tmp_path / "s" / f"ldm-f{factor}", euler20(kid=0.3 / factor), factor=factor)
     compare([tmp_path / "s"], figures=tmp_path / "figures")
     found = sorted(path.name for path in (tmp_path / "figures").iterdir())
-    assert found and all(name.endswith(".png") for name in found)
+    assert found
+    assert all(name.endswith(".png") for name in found)
     assert any("quality-against-compression" in name for name in found)
     for path in (tmp_path / "figures").iterdir():
         assert len(Image.open(path).convert("L").getcolors()) > 10  # something is drawn

@@ -142,7 +142,7 @@ def test_of_several_conditions_some_may_be_left_to_the_model(models, ldmlab, fil
         ("semantic", ["semantic=wide.png"], "wide.png has 20 x 16 pixels, the model draws 16 x 16"),
         ("semantic", ["semantic=high.png"], "high.png has class 77; the model knows 0 to 8"),
         ("layout", ["boxes=outside.json"], "is no box within the image"),
-        ("layout", ["boxes=unknown.json"], 'there is no class "dragon"'),
+        ("layout", ["boxes=unknown.json"], "there is no class 'dragon'"),
         ("layout", ["boxes=broken.json"], "boxes: cannot read broken.json"),
         ("super_resolution", [], "image: super-resolution needs the small image"),
         ("super_resolution", ["image=broken.json"], "image: cannot read broken.json"),

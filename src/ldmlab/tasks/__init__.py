@@ -10,11 +10,12 @@ def run_task(command: str, config: dict[str, Any], overrides: list[str]) -> floa
 
     Cheap checks come before the import of the task, which loads torch.
     """
-    from ldmlab.launching import processes_to_start, run_in_processes
+    from ldmlab.launching import adopt_slurm, processes_to_start, run_in_processes
     from ldmlab.memory import keep_freed_memory
     from ldmlab.tasks import checks
 
     keep_freed_memory()
+    adopt_slurm()
     if command == "train-vae":
         checks.check_vae(config)
         if (count := processes_to_start(config)) > 1:

@@ -266,15 +266,7 @@ def parse_labels(asked: Any, class_names: tuple[str, ...], n: int) -> list[int]:
     """n class numbers from a name, a number, a list of either, or None for all in turn."""
     if asked is None:
         return [i % len(class_names) for i in range(n)]
-    labels = []
-    for label in asked if isinstance(asked, list) else [asked]:
-        if str(label) in class_names:
-            labels.append(class_names.index(str(label)))
-        elif str(label).isdigit() and int(label) < len(class_names):
-            labels.append(int(label))
-        else:
-            some = ", ".join(class_names[:8]) + (", ..." if len(class_names) > 8 else "")
-            raise UserError(f"label: there is no class '{label}'; classes are 0 to {len(class_names) - 1}: {some}")
+    labels = [class_number(label, class_names, "label") for label in (asked if isinstance(asked, list) else [asked])]
     return [labels[i % len(labels)] for i in range(n)]
 
 
@@ -298,8 +290,21 @@ def parse_captions(asked: Any) -> list[str]:
     return captions
 
 
+def class_number(label: Any, class_names: tuple[str, ...], option: str) -> int:
+    """The number of a class that is said by name or by number."""
+    if str(label) in class_names:
+        return class_names.index(str(label))
+    if str(label).isdigit() and int(label) < len(class_names):
+        return int(label)
+    some = ", ".join(class_names[:12]) + (", ..." if len(class_names) > 12 else "")
+    raise UserError(f"{option}: there is no class '{label}'; classes are 0 to {len(class_names) - 1}: {some}")
+
+
 def read_layout(path: Path, classes: tuple[str, ...]) -> list[tuple[int, list[float]]]:
-    """Class numbers and boxes of a file `[{"label": NAME, "box": [x0, y0, x1, y1]}, ...]`, 0 to 1 from the top left."""
+    """Class numbers and boxes of a file `[{"label": NAME, "box": [x0, y0, x1, y1]}, ...]`, 0 to 1 from the top left.
+
+    A label may be a class number too.
+    """
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -312,15 +317,13 @@ def read_layout(path: Path, classes: tuple[str, ...]) -> list[tuple[int, list[fl
         if not isinstance(entry, dict) or not {"label", "box"} <= entry.keys():
             raise UserError(f"boxes: {path}: {form}, not {json.dumps(entry)}")
         label, box = entry["label"], entry["box"]
-        if label not in classes:
-            some = ", ".join(classes[:12]) + (", ..." if len(classes) > 12 else "")
-            raise UserError(f"boxes: {path}: there is no class {json.dumps(label)}; classes: {some}")
+        number = class_number(label, classes, f"boxes: {path}")
         numbers = isinstance(box, list) and len(box) == 4 and all(type(x) in (int, float) for x in box)
         if not numbers or not (0 <= box[0] < box[2] <= 1 and 0 <= box[1] < box[3] <= 1):
             raise UserError(
                 f"boxes: {path}: {json.dumps(box)} is no box within the image: x0 < x1 and y0 < y1, from 0 to 1"
             )
-        layout.append((classes.index(label), [float(x) for x in box]))
+        layout.append((number, [float(x) for x in box]))
     return layout
 
 
