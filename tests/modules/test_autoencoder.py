@@ -210,7 +210,7 @@ def test_moved_latents_are_compared_with_moved_images():
     )
     sizes = []
     module.reconstruction = lambda made, images: (sizes.append(images.shape[-1]) or made.mean(), {})
-    module.log_dict = lambda terms: None
+    module.log_dict = lambda terms, **options: None
     for step in range(20):
         module.training_step(told, step)
     assert set(sizes) == {8, 12, 16}

@@ -116,7 +116,7 @@ def write_parquet(folder, images, **columns):
         (["train-ldm", "downsampling=f4,f8"], "make a sweep, with -m"),
         (["train-ldm", "data=imagefolder", "data.path=my photos (1)"], "quote the value"),
         (["train-ldm", "--batch-size", "8"], "batch_size=..."),
-        (["train-ldm", "trainer.lightning.devices=2"], "one device"),
+        (["train-ldm", "trainer.lightning.devices=-3"], "a number of devices, or auto"),
         (["train-ldm", "trainer.lightning.precision=bf16-true"], "32-true or bf16-mixed"),
         (["train-ldm", "optimizer=adamw", "trainer.lightning.precision=bf16-mixed"], "optimizer.fused=false"),
         (["train-vae", "autoencoder/adversarial=patchgan", "trainer.lightning.precision=16-mixed"], "use bf16-mixed"),

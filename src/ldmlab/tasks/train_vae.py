@@ -82,8 +82,8 @@ def _train_vae(run: Run, state: RunState, config: Config, made_by: tuple[str, li
         module = build.build_autoencoder_module(config, autoencoder, budget)
         autoencoder.trained_against = module.reconstruction.trained_against
         try_out(module, data.info.image_size)
+        batch_size = share_of(settings["batch_size"], "autoencoder.batch_size")
     quality.refuse(autoencoder.trained_against)
-    batch_size = share_of(settings["batch_size"], "autoencoder.batch_size")
     processes.from_first(lambda: run.prepare(state, *made_by))
     if autoencoder.scaled:
         say(f"{run}: latents scaled as {settings['path']} says; autoencoder.scaling=measured fits them to the data")
