@@ -150,10 +150,10 @@ def job(command: str, composed: DictConfig, given: list[str], failures: Failures
         return None  # whoever interrupts a sweep means all of it
     try:
         from ldmlab.devices import take_a_gpu
+        from ldmlab.launching import on_one_device
         from ldmlab.tasks import run_task
 
-        devices = config.get("trainer", {}).get("lightning", {}).get("devices", 1)
-        if not failures.first_process and devices in (1, "1"):
+        if not failures.first_process and on_one_device(config):
             take_a_gpu()
         return run_task(command, config, overrides)
     except Exception as raised:

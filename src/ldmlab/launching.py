@@ -40,6 +40,11 @@ def adopt_slurm() -> None:
     }
 
 
+def on_one_device(config: Config) -> bool:
+    """Whether a configuration asks for one device, as those of commands that train nothing do."""
+    return config.get("trainer", {}).get("lightning", {}).get("devices", 1) in (1, "1")
+
+
 def processes_to_start(config: Config) -> int:
     """How many processes a run asks for that are not there yet; 1 if it has those that it asks for.
 
@@ -55,7 +60,7 @@ def processes_to_start(config: Config) -> int:
             f"trainer.lightning.num_nodes: {nodes} machines need a process for each device: start this with srun, or "
             "with torchrun on each machine (docs/studies.md)"
         )
-    if devices in (1, "1"):
+    if on_one_device(config):
         return 1
     import torch
 
