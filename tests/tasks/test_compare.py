@@ -16,7 +16,8 @@ from PIL import Image
 
 from ldmlab.errors import UserError
 from ldmlab.tasks.compare import compare
-from ldmlab.tasks.comparison.plots import plots_of, run_styles, training_curve
+from ldmlab.tasks.comparison.looks import run_styles
+from ldmlab.tasks.comparison.plots import plots_of, training_curve
 from ldmlab.tasks.comparison.runs import find_runs
 from ldmlab.tasks.comparison.tables import group_by_data
 
@@ -68,7 +69,8 @@ def write_run(folder: Path, metrics: dict[str, Any], stage: str = "diffusion", f
     }
     (folder / "samples").mkdir(parents=True)
     (folder / "summary.json").write_text(json.dumps(summary))
-    (folder / "config.yaml").write_text("optimizer:\n  lr: 0.0003\n")
+    config = f"seed: {summary['seed']}\ndownsampling:\n  factor: {factor}\noptimizer:\n  lr: 0.0003\n"
+    (folder / "config.yaml").write_text(config)
     (folder / "overrides.yaml").write_text("command: train-ldm\noverrides: [downsampling=f4, 'caption=a red circle']\n")
     picture = "reconstructions_0001.png" if stage == "autoencoder" else "final.png"
     Image.new("RGB", (16, 8), "red").save(folder / "samples" / picture)
@@ -376,3 +378,33 @@ def test_plots_are_saved_as_png_files_that_say_which_run_is_which(tmp_path: Path
     assert any("quality-against-compression" in name for name in found)
     for path in (tmp_path / "figures").iterdir():
         assert len(Image.open(path).convert("L").getcolors()) > 10  # something is drawn
+
+
+def test_runs_that_differ_in_their_seed_alone_are_told_with_their_mean_and_look_the_same(tmp_path: Path) -> None:
+    for seed, kid in enumerate((0.30, 0.32, 0.34)):
+        write_run(tmp_path / f"ldm-f4-seed-{seed}", euler20(kid), seed=seed)
+    write_run(tmp_path / "ldm-f2", euler20(0.31), factor=2)
+    page = compare([tmp_path])
+    (group,) = group_by_data(find_runs([tmp_path]).runs)
+    note = (
+        "ldm-f4-seed-0 euler@20 over seeds 0, 1, 2: KID ×10³ 320.0 ± 20.0, FD 200.0 ± 0.0 (mean ± standard deviation)."
+    )
+    assert note in group.diffusion[0].notes
+    assert note in page.with_suffix(".md").read_text()
+    (record,) = records(page)["over_seeds"]
+    assert record["seeds"] == [0, 1, 2]
+    assert record["kid_mean"] == pytest.approx(0.32)
+    assert record["kid_standard_deviation"] == pytest.approx(0.02)
+    styles = run_styles(find_runs([tmp_path]).runs)
+    assert len({styles[f"ldm-f4-seed-{seed}"] for seed in range(3)}) == 1
+    assert styles["ldm-f2"] != styles["ldm-f4-seed-0"]
+    plot = next(plot for plot in plots_of(group.diffusion[0], styles) if plot.title == "Quality against compression")
+    line = next(line for line in plot.figure.axes[0].lines if len(line.get_xdata()) == 2)
+    assert list(line.get_ydata()) == pytest.approx([310, 320])  # not the luckiest seed
+
+
+def test_runs_with_other_settings_are_no_seeds_of_each_other(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        folder = write_run(tmp_path / f"ldm-{seed}", euler20(), seed=seed)
+        (folder / "config.yaml").write_text(f"seed: {seed}\noptimizer: {{lr: {1 + seed}}}\n")
+    assert records(compare([tmp_path]))["over_seeds"] == []

@@ -29,7 +29,7 @@ def study(tmp_path):
 def specs(study):
     findings = find_runs([study])
     (group,) = group_by_data(findings.runs)
-    from ldmlab.tasks.comparison.plots import run_styles
+    from ldmlab.tasks.comparison.looks import run_styles
 
     return explorer.charts(group.diffusion[0], run_styles(findings.runs))
 

@@ -16,11 +16,13 @@ from rich.table import Table as TerminalTable
 from rich.text import Text
 
 from ldmlab.errors import UserError
+from ldmlab.tasks.comparison.looks import run_styles
 from ldmlab.tasks.comparison.markdown import by_evaluations, markdown
 from ldmlab.tasks.comparison.page import render_page
-from ldmlab.tasks.comparison.plots import plots_of, run_styles
+from ldmlab.tasks.comparison.plots import plots_of
 from ldmlab.tasks.comparison.runs import Findings, find_runs
-from ldmlab.tasks.comparison.tables import DataGroup, Table, group_by_data
+from ldmlab.tasks.comparison.seeds import over_seeds
+from ldmlab.tasks.comparison.tables import DataGroup, Table, all_runs, group_by_data
 
 
 def compare(
@@ -67,10 +69,10 @@ def compare(
 
 
 def save_figures(groups: list[DataGroup], folder: Path) -> None:
-    """All plots of a comparison as PNGs, named by what they show of which table."""
+    """All plots of a comparison as PNGs, in the page's colours, named by what they show of which table."""
+    styles = run_styles(all_runs(groups))
     for group in groups:
         for heading, tables in _headed(group):
-            styles = run_styles(row.run for table in tables for row in table.rows)
             for number, table in enumerate(tables, 1):
                 for plot in plots_of(table, styles):
                     which = f"{group.title} {heading}{f' {number}' if len(tables) > 1 else ''} {plot.title}"
@@ -140,9 +142,11 @@ def _records(findings: Findings, groups: list[DataGroup]) -> dict[str, list[dict
         "diffusion": [table for group in groups for table in group.diffusion],
         "autoencoders": [table for group in groups for table in group.autoencoders],
     }
+    repeated = [same for found in tables.values() for table in found for same in over_seeds(table.rows)]
     remarks = {"not_finished": findings.unfinished, "not_readable": findings.unreadable}
     return {
         **{stage: [row.record() for table in found for row in table.rows] for stage, found in tables.items()},
+        "over_seeds": [same.record() for same in repeated],
         **{why: [{"run": r.label, "reason": r.reason} for r in found] for why, found in remarks.items()},
     }
 

@@ -204,12 +204,20 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def settings_that_count(config: dict[str, Any], ignored: Sequence[str] = ()) -> dict[str, Any]:
+    """A configuration as {"a.b": value}, without what makes no other run and without `ignored`."""
+    without = (*VOLATILE, *ignored)
+    return {
+        key: value
+        for key, value in flatten(config).items()
+        if not any(key == name or key.startswith(f"{name}.") for name in without)
+    }
+
+
 def first_difference(old: dict[str, Any], new: dict[str, Any], ignored: Sequence[str] = ()) -> str | None:
     """The first setting in which two configurations differ, "key: old, now new"; None if they are the same run."""
-    before, after = flatten(old), flatten(new)
+    before, after = settings_that_count(old, ignored), settings_that_count(new, ignored)
     for key in sorted(before | after):
-        if any(key == name or key.startswith(f"{name}.") for name in (*VOLATILE, *ignored)):
-            continue
         if before.get(key) != after.get(key):
             return f"{key}: {before.get(key)}, now {after.get(key)}"
     return None

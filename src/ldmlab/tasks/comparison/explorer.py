@@ -11,7 +11,8 @@ from typing import Any
 import vl_convert
 from markupsafe import Markup
 
-from ldmlab.tasks.comparison.plots import RunStyle, preview_key
+from ldmlab.tasks.comparison.looks import RunStyle
+from ldmlab.tasks.comparison.plots import preview_key
 from ldmlab.tasks.comparison.rows import Row
 from ldmlab.tasks.comparison.runs import Run
 from ldmlab.tasks.comparison.tables import Table

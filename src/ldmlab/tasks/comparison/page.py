@@ -13,9 +13,10 @@ from markupsafe import Markup
 
 from ldmlab.tasks.comparison import explorer
 from ldmlab.tasks.comparison.columns import count, distance
-from ldmlab.tasks.comparison.plots import RunStyle, plots_of, run_styles
+from ldmlab.tasks.comparison.looks import run_styles
+from ldmlab.tasks.comparison.plots import plots_of
 from ldmlab.tasks.comparison.runs import Findings, Run
-from ldmlab.tasks.comparison.tables import DataGroup, Table
+from ldmlab.tasks.comparison.tables import DataGroup, Table, all_runs
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -40,10 +41,8 @@ class Image:
 
 def render_page(findings: Findings, groups: list[DataGroup]) -> str:
     """The page as HTML text."""
-    runs = [run for group in groups for stage in ("diffusion", "autoencoder") for run in group.runs(stage)]
-    styles: dict[str, RunStyle] = {}
-    for stage in ("diffusion", "autoencoder"):
-        styles |= run_styles(run for run in runs if run.stage == stage)
+    runs = all_runs(groups)
+    styles = run_styles(runs)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,  # names come from users

@@ -2,62 +2,22 @@
 
 from __future__ import annotations
 
-import io
 import math
-import re
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from ldmlab.tasks.comparison.looks import INK, RunStyle, drawing, log_ticks, log_x, styled, styles_for, svg_of
 from ldmlab.tasks.comparison.rows import PREVIEW, REAL, RECONSTRUCTION, Headline, Row, best_row, by_series
 from ldmlab.tasks.comparison.runs import Measurement, Run
+from ldmlab.tasks.comparison.seeds import alike
 from ldmlab.tasks.comparison.tables import Table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
-
-# Okabe and Ito's palette: told apart by colour-blind readers. Its yellow is left out: it cannot be seen on white.
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
-# Seven markers to six colours, so that no two of the first 42 runs look alike. Glyphs are for the legend.
-MARKERS = {"o": "●", "s": "■", "^": "▲", "D": "◆", "v": "▼", "P": "✚", "X": "✖"}
-
-_INK = "#010203"  # matplotlib knows no currentColor: this stands for it until the SVG is written
-
-_STYLE: dict[Any, Any] = {
-    "axes.edgecolor": _INK,
-    "axes.grid": True,
-    "axes.labelcolor": _INK,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "font.family": "sans-serif",
-    "font.size": 11.0,
-    "grid.alpha": 0.15,
-    "grid.color": _INK,
-    "svg.hashsalt": "ldmlab",  # the same runs give the same page
-    "svg.fonttype": "none",  # text stays text: the page's own font, selectable, small
-    "text.color": _INK,
-    "text.parse_math": False,  # a run may be called a$b$
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-}
-
-
-@dataclass(frozen=True)
-class RunStyle:
-    """How a run looks in every plot of a page."""
-
-    colour: str
-    marker: str
-
-    @property
-    def glyph(self) -> str:
-        """The marker as a character."""
-        return MARKERS[self.marker]
 
 
 @dataclass(frozen=True)
@@ -72,12 +32,12 @@ class Plot:
     @property
     def svg(self) -> str:
         """For a page."""
-        with _style():
-            return _svg(self.figure)
+        with styled():
+            return svg_of(self.figure)
 
     def save(self, path: Path, styles: dict[str, RunStyle]) -> None:
         """As a PNG with a legend and a white ground, for a paper."""
-        with _style():
+        with styled():
             axes = self.figure.axes[0]
             for run in self.runs:
                 style = styles[run.label]
@@ -85,12 +45,6 @@ class Plot:
             if axes.get_legend_handles_labels()[0]:
                 axes.legend(frameon=False, fontsize=8)
             self.figure.savefig(path, dpi=200, facecolor="white")
-
-
-def run_styles(runs: Iterable[Run]) -> dict[str, RunStyle]:
-    """A colour and a marker for each run, by label."""
-    labels = [run.label for run in runs]
-    return dict(zip(labels, _styles(len(labels)), strict=True))
 
 
 def plots_of(table: Table, styles: dict[str, RunStyle]) -> list[Plot]:
@@ -156,11 +110,11 @@ def _against_evaluations(rows: Sequence[Row], headline: Headline) -> Plot | None
     curves = _curves(points)
     if all(len(curve) < 2 for curve in curves.values()):
         return None
-    with _drawing() as (figure, axes):
-        styles = _styles(len(curves))
+    with drawing() as (figure, axes):
+        styles = styles_for(len(curves))
         _draw_curves(axes, curves, headline, styles)
         axes.set_xlabel("evaluations of the network for an image (log scale)")
-        _log_x(axes, [p.x for p in points])
+        log_x(axes, [p.x for p in points])
         _quality_axis(axes, headline, [p.y(headline) for p in points])
         _legend(axes, curves, styles)
     caption = "A curve for each sampler. Guidance evaluates twice a step."
@@ -178,11 +132,11 @@ def _against_speed(rows: Sequence[Row], headline: Headline, styles: dict[str, Ru
     curves = _curves(points)
     runs = _runs(points)
     several = len(curves) > len(runs)  # of some run: the samplers are told apart, not the runs
-    own = _styles(len(curves)) if several else [styles[curve[0].row.run.label] for curve in curves.values()]
-    with _drawing() as (figure, axes):
+    own = styles_for(len(curves)) if several else [styles[curve[0].row.run.label] for curve in curves.values()]
+    with drawing() as (figure, axes):
         _draw_curves(axes, curves, headline, own)
         axes.set_xlabel("images / s (log scale)")
-        _log_x(axes, [p.x for p in points])
+        log_x(axes, [p.x for p in points])
         _quality_axis(axes, headline, [p.y(headline) for p in points])
         if several:
             _legend(axes, curves, own)
@@ -206,7 +160,7 @@ def _against_training(rows: Sequence[Row], headline: Headline, styles: dict[str,
     if len(points) < 2 and not any(curves):
         return None
     starts = [discriminator_starts(p.row.run) for p in points]
-    with _drawing() as (figure, axes):
+    with drawing() as (figure, axes):
         for point, curve, (trained, heard) in zip(points, curves, starts, strict=True):
             style = styles[point.row.run.label]
             for minutes, line in ((trained, ":"), (heard, "--")):
@@ -218,7 +172,7 @@ def _against_training(rows: Sequence[Row], headline: Headline, styles: dict[str,
         drawn = [(p.x, p.y(headline)) for p in points] + [xy for curve in curves for xy in curve]
         xs = [x for x, _ in drawn]
         if min(xs) > 0 and max(xs) > 10 * min(xs):
-            _log_x(axes, xs)
+            log_x(axes, xs)
         else:
             axes.set_xlim(left=0)
         diffusion = points[0].row.run.stage == "diffusion"
@@ -241,11 +195,13 @@ def _against_factor(rows: Sequence[Row], headline: Headline, styles: dict[str, R
     ]
     if len(points) < 2:
         return None
-    with _drawing() as (figure, axes):
+    with drawing() as (figure, axes):
         best: dict[float, float] = {}
-        for point in points:
-            best[point.x] = min(best.get(point.x, math.inf), point.y(headline))
-        axes.plot(sorted(best), [best[x] for x in sorted(best)], color=_INK, alpha=0.4, linewidth=1.2)
+        for same in alike(points, lambda point: point.row):
+            # the mean over seeds: the luckiest of three is no better than another's only one
+            mean = fmean(point.y(headline) for point in same)
+            best[same[0].x] = min(best.get(same[0].x, math.inf), mean)
+        axes.plot(sorted(best), [best[x] for x in sorted(best)], color=INK, alpha=0.4, linewidth=1.2)
         heights = [p.y(headline) for p in points]
         for detail, name, line in ((RECONSTRUCTION, "floor: reconstruction", "--"), (REAL, "floor: real images", ":")):
             heights += _draw_floor(axes, points, headline, detail, name, line)
@@ -259,12 +215,11 @@ def _against_factor(rows: Sequence[Row], headline: Headline, styles: dict[str, R
         _quality_axis(axes, headline, heights)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(frameon=False, fontsize=9)
-    caption = (
-        "Each run with its best sampler setting; the line joins the best run of each factor. Under it, what the "
-        "autoencoder alone costs, and the distance of further real images."
-        if points[0].row.run.stage == "diffusion"
-        else "The line joins the best run of each factor. Under it, the distance of further real images."
-    )
+    diffusion = points[0].row.run.stage == "diffusion"
+    caption = "Each run with its best sampler setting. " if diffusion else ""
+    caption += "The line joins the best of each factor, which is a mean where there are several seeds. Under it, "
+    caption += "what the autoencoder alone costs, and " if diffusion else ""
+    caption += "the distance of further real images."
     return Plot("Quality against compression", figure, caption, _runs(points))
 
 
@@ -312,11 +267,6 @@ def _legend(axes: Axes, names: Iterable[str], styles: Sequence[RunStyle]) -> Non
     axes.legend(frameon=False, fontsize=9)
 
 
-def _styles(number: int) -> list[RunStyle]:
-    markers = list(MARKERS)
-    return [RunStyle(COLOURS[i % len(COLOURS)], markers[i % len(markers)]) for i in range(number)]
-
-
 def _best_of_each_run(rows: Sequence[Row], headline: Headline) -> list[Row]:
     labels = dict.fromkeys(row.run.label for row in rows)
     bests = (best_row([row for row in rows if row.run.label == label], headline) for label in labels)
@@ -336,9 +286,9 @@ def _draw_floor(
     xs = sorted(by_factor)
     ys = [fmean(by_factor[x]) for x in xs]
     if detail == REAL:  # a property of the data, the same for any factor: across the whole plot
-        axes.axhline(fmean(ys), color=_INK, alpha=0.8, linestyle=line, label=name)
+        axes.axhline(fmean(ys), color=INK, alpha=0.8, linestyle=line, label=name)
     else:
-        axes.plot(xs, ys, color=_INK, alpha=0.8, linestyle=line, marker="_", markersize=12, label=name)
+        axes.plot(xs, ys, color=INK, alpha=0.8, linestyle=line, marker="_", markersize=12, label=name)
     return ys
 
 
@@ -360,56 +310,14 @@ def _mark(axes: Axes, point: _Point, headline: Headline, style: RunStyle) -> Non
     )
 
 
-def _log_x(axes: Axes, xs: Sequence[float]) -> None:
-    axes.set_xscale("log")
-    axes.set_xlim(min(xs) / 1.5, max(xs) * 1.5)
-    _log_ticks(axes.xaxis, max(xs) / min(xs))
-
-
-def _log_ticks(axis: Axis, span: float) -> None:
-    from matplotlib.ticker import LogLocator, NullLocator
-
-    # powers of ten alone would leave a short axis with one tick or none
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if span < 200 else (1,)))
-    axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(lambda value, _: f"{value:g}")
-
-
 def _quality_axis(axes: Axes, headline: Headline, ys: Sequence[float]) -> None:
     """Logarithmic where distances span more than a factor of twenty; an unbiased KID may be negative, then linear."""
     name = "KID ×10³" if headline == "kid" else "Fréchet distance"
     if min(ys) > 0 and max(ys) > 20 * min(ys):
         axes.set_yscale("log")
         axes.set_ylim(min(ys) / 1.5, max(ys) * 1.5)
-        _log_ticks(axes.yaxis, max(ys) / min(ys))
+        log_ticks(axes.yaxis, max(ys) / min(ys))
         name += ", log scale"
     else:
         axes.set_ylim(bottom=min(0.0, *ys, axes.get_ylim()[0]))
     axes.set_ylabel(f"{name} (lower is better)")
-
-
-def _style() -> AbstractContextManager[None]:
-    import matplotlib  # imported when a plot is wanted: `ldmlab --help` should not wait for it
-
-    return matplotlib.rc_context(_STYLE)
-
-
-@contextmanager
-def _drawing() -> Iterator[tuple[Figure, Axes]]:
-    from matplotlib.figure import Figure
-
-    with _style():
-        figure = Figure(figsize=(4.7, 3.7), layout="constrained")
-        yield figure, figure.subplots()
-
-
-def _svg(figure: Figure) -> str:
-    buffer = io.StringIO()
-    # no metadata: it would carry a date, and the addresses of vocabularies
-    figure.savefig(
-        buffer, format="svg", transparent=True, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    )
-    svg = buffer.getvalue()
-    opening, rest = svg[svg.index("<svg") :].split(">", 1)
-    opening = re.sub(r' (width|height)="[^"]*"', "", opening)  # the view box stays, and the page decides the size
-    return f"{opening}>{rest}".replace(_INK, "currentColor")

@@ -9,15 +9,19 @@ import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from ldmlab.errors import UserError
+from ldmlab.tasks.run import settings_that_count
 
 SUMMARY = "summary.json"
 CONFIG = "config.yaml"
+NO_RECIPE = ("seed", "autoencoder.seed", "study", "name", "metrics")
+"""Settings in which runs of one recipe may differ: seeds, names, and what was measured."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,15 @@ class Run:
         """The downsampling factor: 4 for `f4`."""
         digits = str(self.choices.get("downsampling", "")).removeprefix("f")
         return int(digits) if digits.isdigit() else None
+
+    @cached_property
+    def recipe(self) -> str:
+        """What the run shares with those that differ from it in their seeds alone; its folder where that is unknown."""
+        try:
+            config = yaml.safe_load(self.config_text() or "")
+            return json.dumps(settings_that_count(config, NO_RECIPE), sort_keys=True, default=str)
+        except (yaml.YAMLError, AttributeError):
+            return str(self.folder)
 
     @property
     def autoencoder_cost_unknown(self) -> bool:

@@ -21,6 +21,7 @@ from ldmlab.tasks.comparison.rows import (
     sort_rows,
 )
 from ldmlab.tasks.comparison.runs import Run
+from ldmlab.tasks.comparison.seeds import over_seeds
 
 CONDITIONS = ("device", "threads", "dtype", "torch")
 """Keys of a speed manifest that make two speeds incomparable when they differ."""
@@ -108,6 +109,11 @@ def group_by_data(runs: Iterable[Run]) -> list[DataGroup]:
     return groups
 
 
+def all_runs(groups: Iterable[DataGroup]) -> list[Run]:
+    """Every run of some groups once: of each data set the diffusion models, then the autoencoders."""
+    return [run for group in groups for stage in ("diffusion", "autoencoder") for run in group.runs(stage)]
+
+
 def _tables(stage: str, runs: Iterable[Run]) -> list[Table]:
     by_yardstick: dict[Yardstick | None, list[Row]] = {}
     for run in runs:
@@ -130,6 +136,7 @@ def _notes(rows: list[Row], headline: Headline | None) -> list[str]:
     if len(sizes) > 1:
         listed = ", ".join(str(size or "unknown") for size in sorted(sizes, key=lambda size: size or 0))
         notes.append(f"Fréchet distances are not comparable (N differs: {listed}): each N has its own column.")
+    notes += [same.note() for same in over_seeds(rows)]
     if tied := _within_error(rows, headline):
         notes.append(f"Within two standard errors of the best: {', '.join(tied)}.")
     conditions = {
