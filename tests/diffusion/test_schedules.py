@@ -117,6 +117,7 @@ def test_a_shifted_path_ends_in_nothing_but_noise_to_the_last_digit(shift, dtype
 
 def test_shift_auto_is_the_root_of_the_dimension_over_4096():
     assert RectifiedFlow("auto").for_dimension(4 * 16 * 16) == RectifiedFlow(0.5)
+    assert RectifiedFlow("auto", base_dimension=256).for_dimension(4 * 16 * 16).shift == 2
     assert RectifiedFlow(2.0).for_dimension(1024) == RectifiedFlow(2.0)
     assert Linear().for_dimension(1024) == Linear()
     with pytest.raises(ValueError, match="depends on the size of the latent"):

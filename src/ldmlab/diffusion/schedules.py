@@ -275,19 +275,27 @@ class RectifiedFlow(Schedule):
     """The straight path xt = (1 - τ) x0 + τ noise (Liu et al. 2022, eq. 1; Lipman et al. 2022, eq. 22).
 
     τ = shift · t / (1 + (shift - 1) t) is the resolution shift of Esser et al. 2024 (eq. 23): above 1 it moves
-    training and sampling towards more noise, as larger images or latents need. "auto" is sqrt(dimension / 4096), from
-    the number of values of a sample (Zheng et al. 2025, section 4.2).
+    training and sampling towards more noise, as larger images or latents need. "auto" is
+    sqrt(dimension / base_dimension), from the number of values of a sample; 4096 is that of f8 latents of 256 px
+    (Zheng et al. 2025, section 4.2).
     """
 
     shift: float | str = 1.0
+    base_dimension: int = 4096
 
     def __post_init__(self) -> None:
+        require(
+            is_number(self.base_dimension) and self.base_dimension > 0,
+            "base_dimension",
+            "a positive number",
+            self.base_dimension,
+        )
         valid = self.shift == "auto" or (is_number(self.shift) and 0 < float(self.shift) < math.inf)
         require(valid, "shift", "a positive number or auto", self.shift)
 
     def for_dimension(self, dimension: int) -> RectifiedFlow:
         """The schedule with the shift that "auto" means for samples of `dimension` values."""
-        return replace(self, shift=(dimension / 4096) ** 0.5) if self.shift == "auto" else self
+        return replace(self, shift=(dimension / self.base_dimension) ** 0.5) if self.shift == "auto" else self
 
     @property
     def _shift(self) -> float:

@@ -63,7 +63,7 @@ def plan(config: Config) -> list[dict[str, Any]]:
     half = not str(config["trainer"]["lightning"]["precision"]).startswith("32")
     with weightless():
         stages = list(_stages(config, info, half))
-    devices = [*gpus(config), *([this_machine(settings)] if settings["here"] else [])]
+    devices = [*gpus(config), *([this_machine(config)] if settings["here"] else [])]
     records = [record for stage in stages for record in _report(stage, devices, settings["devices"])]
     if settings["output"] is not None:
         write_text(Path(settings["output"]), json.dumps(records, indent=1))
@@ -282,8 +282,11 @@ def gpus(config: Config) -> list[Device]:
     return devices
 
 
-def this_machine(settings: Config) -> Device:
-    """This machine's one GPU or its processor, with the speed that it has on a matrix product."""
+def this_machine(config: Config) -> Device:
+    """This machine's one GPU or its processor, with the speed that the run's threads have on a matrix product."""
+    settings = config["plan"]
+    if config["trainer"]["threads"]:
+        torch.set_num_threads(config["trainer"]["threads"])
     device = build.best_device()
     side = 2048 if device.type == "cpu" else 8192
     matrix = torch.randn(side, side, device=device)
