@@ -16,15 +16,18 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, ValueType
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from ldmlab import jobs
 from ldmlab.errors import Interrupted, UserError, fail, for_the_user
-from ldmlab.failures import SWEEPS, Failures
 from ldmlab.hydra_errors import find_folder, one_line, suggestion, unknown_keys, users_folder
+from ldmlab.jobs import Jobs
+
+TRAINING = ("train-vae", "train-ldm")
 
 # Hydra's flags, and whether a value follows.
 FLAGS = {
@@ -40,21 +43,34 @@ def run_hydra(command: str, overrides: list[str]) -> int:
     quiet_environment()
     overrides = [combined(item) for item in overrides]
     config_name = command.replace("-", "_")
-    failures = Failures()
+    these = jobs.THESE = Jobs()
     try:
         register_experiments(config_name, overrides)
         application = hydra.main(version_base="1.3", config_path=str(find_folder("conf")), config_name=config_name)(
-            lambda config: job(command, config, overrides, failures)
+            lambda config: job(command, config, overrides, these)
         )
         sys.argv = [f"ldmlab {command}", *flags_first(overrides)]
         application()
     except (HydraException, OmegaConfBaseException) as error:
         return fail(one_line(error, config_name, overrides))
-    while SWEEPS:
-        failures.gather(SWEEPS.pop())
-        for which, failure in failures.found:
+    if these.folder is not None:
+        these.gather()
+        if command in TRAINING:
+            compare_studies(these)
+        for which, failure in these.failed:
             print(f"failed: {which}: {failure}", file=sys.stderr)
-    return failures.exit_code
+    return these.exit_code
+
+
+def compare_studies(these: Jobs) -> None:
+    """The table and the page of every study that a sweep had jobs in."""
+    from ldmlab.tasks.compare import compare
+
+    for study in these.studies:
+        try:
+            compare([study])
+        except UserError as error:
+            print(error)  # no run was completed: the failures themselves are told too
 
 
 def combined(override: str) -> str:
@@ -110,13 +126,14 @@ def sweep(overrides: list[str], params: Any) -> dict[str, int | None]:
 
 
 def number_of_values(item: Override) -> int | None:
-    """How many values an override has, None if it says where they are drawn from."""
+    """How many values an override has, None if it says where they are drawn from or what their names are like."""
     if not item.is_sweep_override():
         return 1
-    return None if item.is_interval_sweep() else len(list(item.sweep_iterator()))
+    listed = item.is_discrete_sweep() and item.value_type != ValueType.GLOB_CHOICE_SWEEP
+    return len(list(item.sweep_iterator())) if listed else None
 
 
-def job(command: str, composed: DictConfig, given: list[str], failures: Failures) -> float | None:
+def job(command: str, composed: DictConfig, given: list[str], these: Jobs) -> float | None:
     """One job: the command's task on the resolved configuration. A failure does not stop the other jobs of a sweep.
 
     `given` is the whole command line, of which a sweep's job has one value of each.
@@ -128,7 +145,9 @@ def job(command: str, composed: DictConfig, given: list[str], failures: Failures
     name = " ".join(overrides)
     if several:
         counts = [count for count in swept.values() if count is not None]
-        total = f" of {math.prod(counts)}" if len(counts) == len(swept) else ""
+        # other sweepers draw as many as they please
+        known = len(counts) == len(swept) and state.sweeper._target_.endswith("BasicSweeper")
+        total = f" of {math.prod(counts)}" if known else ""
         print(f"job {state.job.num + 1}{total}: {name}", file=sys.stderr)
         name = f"job {state.job.num + 1}{total} ({name})"
     try:
@@ -136,7 +155,7 @@ def job(command: str, composed: DictConfig, given: list[str], failures: Failures
     except OmegaConfBaseException as error:
         problem = UserError(one_line(error, "", []))
         say_failure(problem)
-        failures.add(name, problem, Path(state.sweep.dir))
+        these.fail(name, problem)
         return None
     choices: Any = OmegaConf.to_container(OmegaConf.create(state.runtime.choices))
     config["choices"] = {
@@ -146,14 +165,16 @@ def job(command: str, composed: DictConfig, given: list[str], failures: Failures
     }
     config["swept"] = list(swept)
     config.pop("experiment", None)
-    if failures.interrupted:
+    if these.interrupted:
         return None  # whoever interrupts a sweep means all of it
+    if command in TRAINING:
+        these.begin(Path(config["runs_dir"]).resolve() / config["study"])
     try:
         from ldmlab.devices import take_a_gpu
         from ldmlab.launching import on_one_device
         from ldmlab.tasks import run_task
 
-        if not failures.first_process and on_one_device(config):
+        if not these.first_process and on_one_device(config):
             take_a_gpu()
         return run_task(command, config, overrides)
     except Exception as raised:
@@ -161,7 +182,7 @@ def job(command: str, composed: DictConfig, given: list[str], failures: Failures
         if not isinstance(failure, (UserError, Interrupted)):
             traceback.print_exc()
         say_failure(failure)  # at once: the jobs that follow may take hours
-        failures.add(name, failure, Path(state.sweep.dir))
+        these.fail(name, failure)
     return None
 
 

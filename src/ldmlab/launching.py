@@ -102,13 +102,14 @@ def run_in_processes(command: str, config: Config, overrides: list[str], count: 
             stopped_by = signal.Signals(stopped.sigval)
         results = [json.loads(path.read_text()) for path in sorted(Path(folder).glob("result-*.json"))]
     failed = [result for result in results if result["exit_code"]]
+    if len(results) < count and stopped_by is None and all(result["exit_code"] == 1 for result in failed):
+        # whatever the others came upon when one had gone
+        raise RuntimeError("a process ended without a word; was there too little memory?")
     if failed:
         # what others came upon when one had gone says less
         raise as_it_was(**min(failed, key=lambda result: result["exit_code"] == 1))
     if stopped_by is not None:
         raise Interrupted(f"stopped by {stopped_by.name}", 128 + stopped_by.value)
-    if len(results) < count:
-        raise RuntimeError("a process ended without a word; was there too little memory?")
     return results[0]["value"]
 
 
@@ -121,7 +122,7 @@ def as_it_was(message: str, exit_code: int, **_: Any) -> Exception:
 
 def main(path: Path) -> int:
     """One of the processes: runs the job of the file `path`, and leaves the result beside it."""
-    from ldmlab.failures import exit_code
+    from ldmlab.jobs import exit_code
     from ldmlab.tasks import run_task
 
     result: Config = {"exit_code": 0, "message": "", "value": None}

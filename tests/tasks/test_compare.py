@@ -386,13 +386,12 @@ def test_runs_that_differ_in_their_seed_alone_are_told_with_their_mean_and_look_
     write_run(tmp_path / "ldm-f2", euler20(0.31), factor=2)
     page = compare([tmp_path])
     (group,) = group_by_data(find_runs([tmp_path]).runs)
-    note = (
-        "ldm-f4-seed-0 euler@20 over seeds 0, 1, 2: KID ×10³ 320.0 ± 20.0, FD 200.0 ± 0.0 (mean ± standard deviation)."
-    )
+    note = "ldm-f4-seed-0 euler@20 over seeds 0, 1, 2: KID ×10³ 320 ± 20, FD 200 (mean ± standard deviation)."
     assert note in group.diffusion[0].notes
     assert note in page.with_suffix(".md").read_text()
     (record,) = records(page)["over_seeds"]
-    assert record["seeds"] == [0, 1, 2]
+    assert record["seeds"] == [[0, None], [1, None], [2, None]]
+    assert (record["kid_samples"], record["stage"]) == (1000, "diffusion")
     assert record["kid_mean"] == pytest.approx(0.32)
     assert record["kid_standard_deviation"] == pytest.approx(0.02)
     styles = run_styles(find_runs([tmp_path]).runs)
@@ -403,8 +402,38 @@ def test_runs_that_differ_in_their_seed_alone_are_told_with_their_mean_and_look_
     assert list(line.get_ydata()) == pytest.approx([310, 320])  # not the luckiest seed
 
 
-def test_runs_with_other_settings_are_no_seeds_of_each_other(tmp_path: Path) -> None:
+def other_settings(folder: Path, seed: int) -> None:
+    (folder / "config.yaml").write_text(f"seed: {seed}\noptimizer: {{lr: {1 + seed}}}\n")
+
+
+def unreadable(folder: Path, seed: int) -> None:
+    (folder / "config.yaml").unlink()
+
+
+@pytest.mark.parametrize("change", [other_settings, unreadable])
+def test_runs_that_may_differ_in_more_are_no_seeds_of_each_other(tmp_path: Path, change: Any) -> None:
     for seed in (0, 1):
-        folder = write_run(tmp_path / f"ldm-{seed}", euler20(), seed=seed)
-        (folder / "config.yaml").write_text(f"seed: {seed}\noptimizer: {{lr: {1 + seed}}}\n")
+        change(write_run(tmp_path / f"ldm-{seed}", euler20(), seed=seed), seed)
     assert records(compare([tmp_path]))["over_seeds"] == []
+    styles = run_styles(find_runs([tmp_path]).runs)
+    assert styles["ldm-0"] != styles["ldm-1"]
+
+
+def test_the_same_seed_in_two_studies_is_no_repetition(tmp_path: Path) -> None:
+    for name, seed in (("before/a", 0), ("after/a", 0), ("after/b", 1)):
+        write_run(tmp_path / name, euler20(), seed=seed)
+    (record,) = records(compare([tmp_path]))["over_seeds"]
+    assert record["runs"] == ["after/a", "b"]
+
+
+def test_the_mean_over_seeds_is_that_of_one_sampler(tmp_path: Path) -> None:
+    """Each seed with its own best sampler is a choice by luck."""
+    for seed, (euler, heun) in enumerate(((0.30, 0.34), (0.40, 0.36))):
+        both = {**euler20(euler), **distances("heun10", heun, 200.0, sampler="heun", steps=10, nfe=20)}
+        write_run(tmp_path / f"ldm-f4-{seed}", both, seed=seed)
+    write_run(tmp_path / "ldm-f2", euler20(0.31), factor=2)
+    (group,) = group_by_data(find_runs([tmp_path]).runs)
+    plots = plots_of(group.diffusion[0], run_styles(find_runs([tmp_path]).runs))
+    plot = next(plot for plot in plots if plot.title == "Quality against compression")
+    line = next(line for line in plot.figure.axes[0].lines if len(line.get_xdata()) == 2)
+    assert list(line.get_ydata()) == pytest.approx([310, 350])

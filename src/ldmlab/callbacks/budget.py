@@ -107,13 +107,13 @@ class Budget(L.Callback):
     """Ends training at the first limit reached, sets the learning rate by the share of the budget used, counts costs.
 
     The rate rises linearly over `warmup_steps` and, with `decay`, falls to zero along a half cosine over the whole
-    budget, whichever its unit: a run bounded by seconds is annealed as well as one bounded by steps.
+    budget, whichever its unit: a run bounded by seconds is annealed as well as one bounded by steps. `before` is what
+    the run has cost before its first step.
     """
 
-    def __init__(self, limits: Limits, warmup_steps: int, decay: bool):
+    def __init__(self, limits: Limits, warmup_steps: int, decay: bool, before: Cost | None = None):
         self.limits, self.warmup_steps, self.decay = limits, warmup_steps, decay
-        self.cost = Cost()
-        self.before = Cost()  # of a run that goes on, what it cost up to there
+        self.cost = self.before = before or Cost()  # of a run that goes on, what it cost up to there
         self.watch = Stopwatch()
         self.measuring = Stopwatch()  # of this process alone
         self._flops_per_step: dict[str, float] = {}  # of each phase of training; most modules have one

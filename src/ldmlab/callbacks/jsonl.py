@@ -23,6 +23,7 @@ class JsonLines(Logger):
     def __init__(self, path: Path, budget: Budget):
         super().__init__()
         self.path, self.budget = path, budget
+        self._goes_on = False
 
     @property
     def name(self) -> str:
@@ -36,7 +37,10 @@ class JsonLines(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Appends a line."""
+        """Appends a line; the first time, what a run logged after the checkpoint that it goes on from is dropped."""
+        if not self._goes_on:
+            self._drop_after(self.budget.before.steps)
+            self._goes_on = True
         cost = self.budget.cost
         row: dict[str, Any] = {
             "step": int(cost.steps),
@@ -48,6 +52,16 @@ class JsonLines(Logger):
         row |= {name: float(value) for name, value in metrics.items() if name != "epoch"}
         with self.path.open("a") as file:
             file.write(json.dumps(row) + "\n")
+
+    def _drop_after(self, step: float) -> None:
+        if not self.path.exists():
+            return
+        lines = self.path.read_text().splitlines(keepends=True)
+        kept = [line for line in lines if line.endswith("}\n") and json.loads(line)["step"] <= step]
+        if len(kept) < len(lines):
+            whole = self.path.with_suffix(".part")
+            whole.write_text("".join(kept))
+            whole.replace(self.path)
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:

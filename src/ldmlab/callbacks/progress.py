@@ -66,9 +66,7 @@ class TrainingProgress(L.Callback):
 
     def teardown(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
         """Closes the bar and says what training took."""
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
+        self._close()
         cost = self.budget.cost
         if trainer.is_global_zero and cost.steps:
             self.console.print(
@@ -76,3 +74,12 @@ class TrainingProgress(L.Callback):
                 f"({cost.cpu_seconds / 60:.1f} CPU minutes)",
                 soft_wrap=True,
             )
+
+    def on_exception(self, trainer: L.Trainer, module: L.LightningModule, exception: BaseException) -> None:
+        """Closes the bar of a training that failed."""
+        self._close()
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None

@@ -82,6 +82,7 @@ class Checkpoints(L.Callback):
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Listens for signals, in place of Lightning, whose handler waits for other processes; starts the clock."""
         self._saved_at = time.monotonic()
+        self._step = trainer.global_step
         for name in (signal.SIGINT, signal.SIGTERM):
             self._handlers[name] = signal.signal(name, self._on_signal)
 
@@ -112,6 +113,13 @@ class Checkpoints(L.Callback):
 
     def teardown(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
         """Gives the signals back."""
+        self._give_back()
+
+    def on_exception(self, trainer: L.Trainer, module: L.LightningModule, exception: BaseException) -> None:
+        """The same where training failed, for the jobs that follow in this process."""
+        self._give_back()
+
+    def _give_back(self) -> None:
         for name, handler in self._handlers.items():
             signal.signal(name, handler)
         self._handlers = {}

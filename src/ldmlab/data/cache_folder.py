@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import shutil
 import socket
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 
+from ldmlab import processes
 from ldmlab.errors import DISK_FULL, UserError
+
+log = logging.getLogger(__name__)
 
 
 def disk_full_error(folder: Path, nbytes: int | None = None, advice: str = "") -> UserError:
@@ -26,6 +32,44 @@ def disk_full_error(folder: Path, nbytes: int | None = None, advice: str = "") -
     )
 
 
+def make_once(folder: Path, make: Callable[[], None], together: bool = False) -> None:
+    """Has `make` make a folder of a cache where there is none: one program does, the others wait and find it.
+
+    `together`: all processes of a run call this, and make the folder together.
+    """
+    decide: Callable[[Callable[[], Any]], Any] = processes.from_first if together else lambda call: call()
+    if decide(folder.exists):
+        return
+    held: list[FileLock] = []
+    decide(lambda: held.append(_locked(folder)))
+    try:
+        if not decide(folder.exists):
+            make()
+    finally:
+        for lock in held:
+            lock.release()
+
+
+def _locked(folder: Path) -> FileLock:
+    _make_parent(folder)
+    lock = FileLock(folder.parent / f".{folder.name}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        log.warning("%s: another program is making it; waiting", folder)
+        lock.acquire()
+    except OSError as error:
+        raise UserError(f"cache_dir: cannot write in {folder.parent} ({error.strerror}); set another") from error
+    return lock
+
+
+def _make_parent(folder: Path) -> None:
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cache_dir: cannot make {folder.parent} ({error.strerror}); set another") from error
+
+
 @contextmanager
 def new_folder(folder: Path, nbytes: int, advice: str = "") -> Iterator[Path]:
     """A temporary folder that becomes `folder` if the body succeeds, and is removed if it does not.
@@ -35,10 +79,7 @@ def new_folder(folder: Path, nbytes: int, advice: str = "") -> Iterator[Path]:
     Raises:
         UserError: the disk has no room; the folder cannot be made. `advice` is part of the message.
     """
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cache_dir: cannot make {folder.parent} ({error.strerror}); set another") from error
+    _make_parent(folder)
     host = socket.gethostname()
     _remove_abandoned(folder, host)
     if nbytes > shutil.disk_usage(folder.parent).free:

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ldmlab.data.cache_folder import create_array, new_folder
+from ldmlab.data.cache_folder import create_array, make_once, new_folder
 from ldmlab.data.encoded import EncodedSplit
 from ldmlab.data.opened import CorruptImage, decode
 from ldmlab.data.parallel import for_all_rows
@@ -199,8 +199,7 @@ def open_split(
         nbytes = len(encoded) * sum(kind.nbytes for kind in array_kinds(encoded, image_size).values())
         if nbytes > max_cache_gb * 1e9:
             return _on_demand(encoded, folder, title, image_size, corrupt)
-        with new_folder(folder, nbytes, ADVICE) as building:
-            _build(encoded, building, title, image_size, corrupt)
+        make_once(folder, lambda: _build(encoded, folder, nbytes, title, image_size, corrupt))
     _report_left_out(folder, title, corrupt)
     return DecodedImages(folder)
 
@@ -212,7 +211,12 @@ def corrupt_error(where: str, why: object) -> UserError:
     )
 
 
-def _build(encoded: EncodedSplit, folder: Path, title: str, image_size: int, corrupt: str) -> None:
+def _build(encoded: EncodedSplit, folder: Path, nbytes: int, title: str, image_size: int, corrupt: str) -> None:
+    with new_folder(folder, nbytes, ADVICE) as building:
+        _decode_into(building, encoded, title, image_size, corrupt)
+
+
+def _decode_into(folder: Path, encoded: EncodedSplit, title: str, image_size: int, corrupt: str) -> None:
     kinds = array_kinds(encoded, image_size)
     arrays = {
         key: create_array(folder / FILES[key], (len(encoded), *kind.shape), kind.dtype) for key, kind in kinds.items()
@@ -241,11 +245,14 @@ def _on_demand(encoded: EncodedSplit, folder: Path, title: str, image_size: int,
     if corrupt == "skip":
         # the length of a split must be known before training: one pass over all images, remembered, finds the bad ones
         folder = folder.with_name(f"{folder.name}-checked")
-        if not folder.exists():
+
+        def check() -> None:
             with new_folder(folder, 0, ADVICE) as building:
                 bad = decode_rows(encoded, image_size, None, corrupt, title)
                 np.save(building / "rows.npy", np.setdiff1d(rows, list(bad)))
                 _write_left_out(building, bad)
+
+        make_once(folder, check)
         rows = np.load(folder / "rows.npy")
         _report_left_out(folder, title, corrupt)
     return ImagesOnDemand(encoded, rows, image_size)

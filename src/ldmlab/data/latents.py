@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from ldmlab import processes
-from ldmlab.data.cache_folder import create_array, new_folder
+from ldmlab.data.cache_folder import create_array, make_once, new_folder
 from ldmlab.data.loader import images_at_once, in_order
 from ldmlab.types import Batch, ImageSource
 
@@ -141,8 +141,18 @@ def cache_latents(
     Raises:
         UserError: the disk has no room for the cache.
     """
-    if processes.from_first(folder.exists):
-        return CachedLatents(folder)
+    make_once(folder, lambda: _encode_into(folder, source, encode, keys, batch_size, progress), together=True)
+    return CachedLatents(folder)
+
+
+def _encode_into(
+    folder: Path,
+    source: ImageSource,
+    encode: Encode,
+    keys: Sequence[str],
+    batch_size: int | None,
+    progress: Callable[[Iterable[Batch], int], Iterable[Batch]] | None,
+) -> None:
     wall, cpu = time.perf_counter(), time.process_time()
     first = source.__getitems__([0])
     first_mean, _ = encode(first["image"])
@@ -179,7 +189,6 @@ def cache_latents(
         cost = {"seconds": spent[:, 0].mean().item(), "cpu_seconds": spent[:, 1].sum().item()}
         if processes.rank() == 0:
             (building / "cost.json").write_text(json.dumps(cost), encoding="utf-8")
-    return CachedLatents(folder)
 
 
 @contextmanager

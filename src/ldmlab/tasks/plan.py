@@ -29,7 +29,7 @@ from ldmlab.optimizers.groups import parameter_groups
 from ldmlab.tasks import build
 from ldmlab.tasks.console import say, say_table
 from ldmlab.tasks.layouts import Device, Layout, layouts
-from ldmlab.tasks.run import write_text
+from ldmlab.tasks.run import stand_on_trained, write_text
 from ldmlab.types import Batch, Conditioning, DataInfo, LatentInfo
 
 Config = dict[str, Any]
@@ -59,6 +59,7 @@ class Stage:
 def plan(config: Config) -> list[dict[str, Any]]:
     """Prints what both stages of a run need, and what they take on every device; returns it as records."""
     settings = config["plan"]
+    stand_on_trained(config)
     info = assumed_data(config)
     half = not str(config["trainer"]["lightning"]["precision"]).startswith("32")
     with weightless():
@@ -94,11 +95,14 @@ def _stages(config: Config, info: DataInfo, half: bool) -> Iterator[Stage]:
     if config["downsampling"]["factor"] == 1:
         config = {**config, "autoencoder": build.IDENTITY}
         trains = False
+    trains = trains and config["autoencoder_from"] is None
     autoencoder = build.build_autoencoder(config)
-    if what != "diffusion" and trains and config["autoencoder_from"] is None:
+    if what != "diffusion" and trains:
         share = limits if what == "autoencoder" else limits.share(config["autoencoder_share"])
         yield _autoencoder_stage(config, autoencoder, info, share, half)
     if what != "autoencoder":
+        if trains and limits.flops is not None:
+            limits = replace(limits, flops=limits.flops * (1 - config["autoencoder_share"]))
         yield _diffusion_stage(config, autoencoder, info, limits, half)
 
 

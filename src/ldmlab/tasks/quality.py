@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ldmlab import processes
 from ldmlab.conditioners.base import Conditioners
-from ldmlab.data.cache_folder import new_folder
+from ldmlab.data.cache_folder import make_once, new_folder
 from ldmlab.data.loader import images_at_once, in_order, random_subset
 from ldmlab.errors import UserError
 from ldmlab.metrics.clip_score import CLIPScore
@@ -195,13 +195,15 @@ class Quality:
     def kept_features(self, split: str, rows: Sequence[int], track: Track) -> Features:
         """Features of real images, made once and kept on disk."""
         folder = self._folder(split, rows)
-        if not processes.from_first(folder.exists):
+
+        def make() -> None:
             title = f"features of {len(rows):,} real images ({split})"
             features = self.features_of_rows(self.data.split(split), rows, track, title)
             if processes.rank() == 0:
                 self._keep(folder, split, features)
-            del features
             processes.wait()
+
+        make_once(folder, make, together=True)
         kept = torch.load(folder / "features.pt", weights_only=True)
         return Features(kept["pooled"], kept["spatial"])
 

@@ -145,7 +145,9 @@ class Run:
 
     def prepare(self, state: RunState, command: str, overrides: list[str]) -> None:
         """Makes the folder of a run that is `state`, and writes down what it is."""
-        if state == "replaced":
+        # one that was cut off before its first checkpoint leaves curves of what is not gone on with
+        left_behind = state == "new" and (self.path / "config.yaml").exists()
+        if state == "replaced" or left_behind:
             shutil.rmtree(self.path)
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         self.samples.mkdir(exist_ok=True)
@@ -242,6 +244,13 @@ def revision() -> str | None:
     except OSError:
         return None
     return done.stdout.strip() or None
+
+
+def stand_on_trained(config: dict[str, Any]) -> None:
+    """Puts the autoencoder that `autoencoder_from` names in place of the configuration's own."""
+    if config["autoencoder_from"] is not None:
+        trained = read_run(config["autoencoder_from"], "autoencoder", "autoencoder_from").config
+        config |= {key: trained[key] for key in ("autoencoder", "downsampling")}
 
 
 def read_run(path: str | Path, stage: str | None, option: str) -> Run:

@@ -1,4 +1,4 @@
-"""What happens after a sweep: failures are gathered, and its runs compared."""
+"""What Hydra tells of a sweep: where its folder is, before the first job is sent anywhere."""
 
 from __future__ import annotations
 
@@ -8,28 +8,12 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from ldmlab.errors import UserError
-from ldmlab.failures import SWEEPS
+from ldmlab import jobs
 
 
-class GatherFailures(Callback):
-    """Notes where jobs in other processes say of what they failed, whichever launcher ran them."""
+class NoteFolder(Callback):
+    """Gives the sweep's jobs a folder that all of them see, whichever study each belongs to."""
 
-    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Hands the folder on."""
-        SWEEPS.append(Path(config.hydra.sweep.dir))
-
-
-class CompareAfterSweep(Callback):
-    """Compares the study's runs when the last job of a multirun has ended, whichever launcher ran the jobs."""
-
-    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Prints the table and writes the page."""
-        from ldmlab.tasks.compare import compare
-
-        study = Path(config.runs_dir) / config.study
-        try:
-            compare([study])
-        except UserError as error:
-            # no run was completed: the failures themselves are reported by the command
-            print(error)
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Notes it."""
+        jobs.THESE.folder = Path(config.hydra.sweep.dir).resolve()

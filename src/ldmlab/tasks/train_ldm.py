@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from ldmlab.tasks.grid import grid_conditions
 from ldmlab.tasks.measure_fidelity import judges_of, measure_references
 from ldmlab.tasks.quality import Quality, quality_of, to_device
 from ldmlab.tasks.recipes import measure_diffusion, recipe_key, recipe_of
-from ldmlab.tasks.run import VOLATILE, Run, group_of, key_of, read_run, run_name
+from ldmlab.tasks.run import VOLATILE, Run, group_of, key_of, read_run, run_name, stand_on_trained
 from ldmlab.tasks.sharing import only_ours, open_data, share_of, state_of
 from ldmlab.tasks.train_vae import STAGE_TWO, measure_statistics, train_vae
 from ldmlab.tasks.training import PREVIEWED, device_of, finish, fit, log_preview, logging_to, set_up, try_trainer
@@ -47,9 +47,7 @@ def train_ldm(config: Config, overrides: list[str]) -> Run:
         # whatever a sweep over factors says of the autoencoders of the others
         config["autoencoder"] = build.IDENTITY
         naming = [override for override in overrides if group_of(override) != "autoencoder"]
-    if config["autoencoder_from"] is not None:
-        trained = read_run(config["autoencoder_from"], "autoencoder", "autoencoder_from").config
-        config |= {key: trained[key] for key in ("autoencoder", "downsampling")}
+    stand_on_trained(config)
     if config["name"] == "auto":
         config["name"] = run_name("ldm", config["downsampling"]["name"], naming, config.get("swept", ()))
     run = Run(Path(config["runs_dir"]) / config["study"] / config["name"], config)
@@ -166,15 +164,16 @@ def _train_ldm(run: Run, config: Config, quality: Quality, vae_run: Run | None) 
     reads = processes.first_then_others(lambda: reading(source, network.conditioner))
     read = processes.from_first(lambda: reads)
 
-    limits = Limits(**config["budget"]).less(read)
+    limits = Limits(**config["budget"])
     if config["autoencoder_from"] is None:
-        limits = limits.less(spent)
-    if any(limit is not None and limit <= 0 for limit in asdict(limits).values()):
+        # of what both stages take; steps and images of one are none of the other's
+        limits = limits.less(replace(spent, steps=0, images=0))
+    if limits.used(read) >= 1 or any(limit is not None and limit <= 0 for limit in asdict(limits).values()):
         raise UserError(
             "budget: nothing is left for diffusion once the autoencoder is trained, latents are cached and captions "
             "read; raise the budget or lower autoencoder_share"
         )
-    budget = Budget(limits, config["trainer"]["warmup_steps"], config["trainer"]["decay"])
+    budget = Budget(limits, config["trainer"]["warmup_steps"], config["trainer"]["decay"], before=read)
     sampler, guidance = build.build_sampler(config, model.objective), build.build_guidance(config, model)
     metrics_config = config["metrics"]
     latent_size = data.info.image_size // autoencoder.downsampling_factor
@@ -237,7 +236,6 @@ def _train_ldm(run: Run, config: Config, quality: Quality, vae_run: Run | None) 
             metrics,
             budget,
             loggers,
-            more_cost=read,
             samples="samples/final.png",
             measured={recipe_key(quality, detail): recipe_of(config)},
             parameters={

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ldmlab.tasks.comparison.runs import Run
+from ldmlab.tasks.comparison.seeds import same_but_seed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -61,11 +62,12 @@ def run_styles(runs: Iterable[Run]) -> dict[str, RunStyle]:
     Diffusion models and autoencoders, which share no plot, both begin with the first colour.
     """
     styles: dict[str, RunStyle] = {}
-    by_stage: dict[str, dict[str, list[Run]]] = {}
+    by_stage: dict[str, list[Run]] = {}
     for run in runs:
-        by_stage.setdefault(run.stage, {}).setdefault(run.recipe, []).append(run)
-    for recipes in by_stage.values():
-        for same, style in zip(recipes.values(), styles_for(len(recipes)), strict=True):
+        by_stage.setdefault(run.stage, []).append(run)
+    for members in by_stage.values():
+        groups = same_but_seed(members, lambda run: run)
+        for same, style in zip(groups, styles_for(len(groups)), strict=True):
             styles |= {run.label: style for run in same}
     return styles
 

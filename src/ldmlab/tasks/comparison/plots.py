@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ldmlab.tasks.comparison.looks import INK, RunStyle, drawing, log_ticks, log_x, styled, styles_for, svg_of
 from ldmlab.tasks.comparison.rows import PREVIEW, REAL, RECONSTRUCTION, Headline, Row, best_row, by_series
 from ldmlab.tasks.comparison.runs import Measurement, Run
-from ldmlab.tasks.comparison.seeds import alike
+from ldmlab.tasks.comparison.seeds import same_but_seed
 from ldmlab.tasks.comparison.tables import Table
 
 if TYPE_CHECKING:
@@ -188,16 +188,18 @@ def _against_training(rows: Sequence[Row], headline: Headline, styles: dict[str,
 
 
 def _against_factor(rows: Sequence[Row], headline: Headline, styles: dict[str, RunStyle]) -> Plot | None:
-    points = [
+    every = [
         _Point(row, row.run.factor, quality)
-        for row in _best_of_each_run(rows, headline)
+        for row in rows
         if row.run.factor and (quality := _finite(row.quality(headline)))
     ]
+    best_rows = {id(row) for row in _best_of_each_run(rows, headline)}
+    points = [point for point in every if id(point.row) in best_rows]
     if len(points) < 2:
         return None
     with drawing() as (figure, axes):
         best: dict[float, float] = {}
-        for same in alike(points, lambda point: point.row):
+        for same in same_but_seed(every, lambda point: point.row.run, lambda point: point.row.detail):
             # the mean over seeds: the luckiest of three is no better than another's only one
             mean = fmean(point.y(headline) for point in same)
             best[same[0].x] = min(best.get(same[0].x, math.inf), mean)

@@ -86,11 +86,15 @@ class Run:
     @cached_property
     def recipe(self) -> str:
         """What the run shares with those that differ from it in their seeds alone; its folder where that is unknown."""
-        try:
-            config = yaml.safe_load(self.config_text() or "")
-            return json.dumps(settings_that_count(config, NO_RECIPE), sort_keys=True, default=str)
-        except (yaml.YAMLError, AttributeError):
+        if self.config is None:
             return str(self.folder)
+        return json.dumps(settings_that_count(self.config, NO_RECIPE), sort_keys=True, default=str)
+
+    @property
+    def seeds(self) -> tuple[int | None, int | None]:
+        """The run's own seed, and that of the autoencoder that it trains."""
+        autoencoder = (self.config or {}).get("autoencoder")
+        return self.seed, autoencoder.get("seed") if isinstance(autoencoder, dict) else None
 
     @property
     def autoencoder_cost_unknown(self) -> bool:
@@ -113,6 +117,15 @@ class Run:
         """The first measurement of the finished run whose quantity begins so."""
         found = (m for m in self.measurements.values() if m.quantity.startswith(beginning) and not m.detail)
         return next(found, None)
+
+    @cached_property
+    def config(self) -> dict[str, Any] | None:
+        """The resolved configuration, None where it cannot be read."""
+        try:
+            config = yaml.safe_load(self.config_text() or "")
+        except yaml.YAMLError:
+            return None
+        return config if isinstance(config, dict) else None
 
     def config_text(self) -> str | None:
         """The resolved configuration, as written."""

@@ -1,21 +1,23 @@
-"""Rows that differ in nothing but a seed: how much of a difference is chance."""
+"""Runs that differ in nothing but a seed: how much of a difference is chance."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from statistics import fmean, stdev
 from typing import Any, TypeVar
 
+from ldmlab.tasks.comparison.columns import distance
 from ldmlab.tasks.comparison.rows import Headline, Row
+from ldmlab.tasks.comparison.runs import Measurement, Run
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class OverSeeds:
-    """What one recipe reached at several seeds: means, and standard deviations between its runs."""
+    """What one recipe reached at several seeds with one sampler setting."""
 
     rows: list[Row]
 
@@ -23,48 +25,74 @@ class OverSeeds:
     def label(self) -> str:
         """The run of the shortest name, and the seeds."""
         shortest = min((row.label for row in self.rows), key=len)
-        return f"{shortest} over seeds {', '.join(str(row.run.seed) for row in self.rows)}"
+        seeds = [row.run.seeds for row in self.rows]
+        several_autoencoders = len({autoencoder for _, autoencoder in seeds}) > 1
+        told = [f"{own}/{autoencoder}" if several_autoencoders else str(own) for own, autoencoder in seeds]
+        return f"{shortest} over seeds {', '.join(told)}"
 
-    def of(self, headline: Headline) -> tuple[float, float] | None:
-        """Mean and standard deviation of a distance; None unless all rows have it, from as many images."""
+    def of(self, headline: Headline) -> Measurement | None:
+        """The mean of a distance, with the standard deviation between runs in place of an error.
+
+        None unless all rows have it, from as many images.
+        """
         found = [row.quality(headline) for row in self.rows]
         values = [m.value for m in found if m is not None and math.isfinite(m.value)]
-        if len(values) < len(self.rows) or len({m.samples for m in found if m}) > 1:
+        sizes = {m.samples for m in found if m}
+        if len(values) < len(self.rows) or len(sizes) > 1:
             return None
-        return fmean(values), stdev(values)
+        return Measurement("", fmean(values), stdev(values), {"samples": sizes.pop()})
 
-    def note(self) -> str:
-        """One line for people."""
-        told = []
-        for name, headline, scale in (("KID ×10³", "kid", 1e3), ("FD", "frechet", 1.0)):
-            if (found := self.of(headline)) is not None:  # type: ignore[arg-type]
-                told.append(f"{name} {scale * found[0]:.1f} ± {scale * found[1]:.1f}")
-        return f"{self.label}: {', '.join(told) or 'not comparable'} (mean ± standard deviation)."
+    def note(self) -> str | None:
+        """One line for people, None where there is nothing to say."""
+        names: dict[Headline, str] = {"kid": "KID ×10³", "frechet": "FD"}
+        told = [f"{name} {distance(found, kind)}" for kind, name in names.items() if (found := self.of(kind))]
+        return f"{self.label}: {', '.join(told)} (mean ± standard deviation)." if told else None
 
     def record(self) -> dict[str, Any]:
         """The same for comparison.json: plain values, nothing rounded."""
-        kid, frechet = self.of("kid"), self.of("frechet")
-        return {
+        first = self.rows[0]
+        found: dict[str, Any] = {
             "runs": [row.run.label for row in self.rows],
-            "setting": self.rows[0].setting,
-            "seeds": [row.run.seed for row in self.rows],
-            "kid_mean": kid and kid[0],
-            "kid_standard_deviation": kid and kid[1],
-            "frechet_mean": frechet and frechet[0],
-            "frechet_standard_deviation": frechet and frechet[1],
+            "stage": first.run.stage,
+            "yardstick": asdict(first.yardstick) if first.yardstick else None,
+            "setting": first.setting,
+            "seeds": [row.run.seeds for row in self.rows],
         }
+        kinds: tuple[Headline, ...] = ("kid", "frechet")
+        for kind in kinds:
+            mean = self.of(kind)
+            found |= {
+                f"{kind}_mean": mean and mean.value,
+                f"{kind}_standard_deviation": mean and mean.standard_error,
+                f"{kind}_samples": mean and mean.samples,
+            }
+        return found
 
 
-def alike(items: Iterable[T], row_of: Callable[[T], Row]) -> list[list[T]]:
-    """Items in groups whose rows differ in nothing but a seed, each group in the order of its seeds."""
-    groups: dict[tuple[str, str], list[T]] = {}
+def same_but_seed(
+    items: Iterable[T], run_of: Callable[[T], Run], also: Callable[[T], object] = lambda item: None
+) -> list[list[T]]:
+    """Items in groups, in their order, whose runs differ in nothing but their seeds, and which share `also`.
+
+    Where a seed comes twice, as in two studies on two revisions, each study has its own group.
+    """
+    groups: dict[object, list[T]] = {}
     for item in items:
-        row = row_of(item)
-        groups.setdefault((row.run.recipe, row.detail), []).append(item)
-    return [sorted(group, key=lambda item: row_of(item).run.seed or 0) for group in groups.values()]
+        groups.setdefault((run_of(item).recipe, also(item)), []).append(item)
+    found = []
+    for group in groups.values():
+        if len({run_of(item).seeds for item in group}) == len(group):
+            found.append(group)
+            continue
+        apart: dict[object, list[T]] = {}
+        for item in group:
+            apart.setdefault(run_of(item).folder.parent, []).append(item)
+        found += apart.values()
+    return found
 
 
 def over_seeds(rows: Iterable[Row]) -> list[OverSeeds]:
     """Every recipe and sampler setting of which there are runs with several seeds, in the order of the rows."""
-    groups = alike(rows, lambda row: row)
-    return [OverSeeds(group) for group in groups if len({row.run.seed for row in group}) > 1]
+    groups = same_but_seed(rows, lambda row: row.run, lambda row: row.detail)
+    ordered = (sorted(group, key=lambda row: str(row.run.seeds)) for group in groups)
+    return [OverSeeds(group) for group in ordered if len({row.run.seeds for row in group}) > 1]

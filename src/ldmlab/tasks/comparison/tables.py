@@ -136,7 +136,7 @@ def _notes(rows: list[Row], headline: Headline | None) -> list[str]:
     if len(sizes) > 1:
         listed = ", ".join(str(size or "unknown") for size in sorted(sizes, key=lambda size: size or 0))
         notes.append(f"Fréchet distances are not comparable (N differs: {listed}): each N has its own column.")
-    notes += [same.note() for same in over_seeds(rows)]
+    notes += [note for same in over_seeds(rows) if (note := same.note()) is not None]
     if tied := _within_error(rows, headline):
         notes.append(f"Within two standard errors of the best: {', '.join(tied)}.")
     conditions = {

@@ -1,0 +1,61 @@
+"""What becomes of failed jobs, in this process and in others."""
+
+import pickle
+from pathlib import Path
+
+import pytest
+
+from ldmlab.errors import Interrupted, UserError
+from ldmlab.jobs import Jobs
+
+
+def elsewhere(jobs):
+    """A copy of it in another process."""
+    copy = pickle.loads(pickle.dumps(jobs))
+    copy.process = ("another machine", 1)
+    return copy
+
+
+def test_no_failure_is_success():
+    assert Jobs().exit_code == 0
+
+
+def test_what_happened_in_other_processes_is_gathered(tmp_path):
+    jobs = Jobs(folder=tmp_path)
+    jobs.begin(Path("runs/a"))
+    jobs.fail("job 1", UserError("here"))
+    assert list(tmp_path.iterdir()) == []  # nothing has to be left where it is known already
+    for number, study in ((2, "b"), (3, "a")):
+        copy = elsewhere(jobs)
+        copy.begin(Path("runs") / study)
+        copy.fail(f"job {number}", ValueError("there"))
+    elsewhere(Jobs(folder=tmp_path)).fail("job of another sweep", UserError("not ours"))
+    jobs.gather()
+    assert [job for job, _ in jobs.failed] == ["job 1", "job 2", "job 3"]
+    assert [str(failure) for _, failure in jobs.failed[1:]] == ["there", "there"]
+    assert list(jobs.studies) == [Path("runs/a"), Path("runs/b")]
+    jobs.gather()
+    assert len(jobs.failed) == 3
+
+
+@pytest.mark.parametrize(
+    ("errors", "code"),
+    [
+        ([UserError("x")], 2),
+        ([UserError("x"), ValueError("y")], 1),
+        ([UserError("x"), Interrupted("y", 130)], 130),
+    ],
+)
+def test_the_exit_code_is_the_worst(errors, code):
+    jobs = Jobs()
+    for error in errors:
+        jobs.fail("job", error)
+    assert jobs.exit_code == code
+    assert jobs.interrupted == isinstance(errors[-1], Interrupted)
+
+
+def test_codes_travel(tmp_path):
+    jobs = Jobs(folder=tmp_path)
+    elsewhere(jobs).fail("job", ValueError("fault"))
+    jobs.gather()
+    assert jobs.exit_code == 1
