@@ -42,6 +42,8 @@ def run_hydra(command: str, overrides: list[str]) -> int:
     """Runs `command` with Hydra overrides and flags; returns the exit code."""
     quiet_environment()
     overrides = [combined(item) for item in overrides]
+    if {"-m", "--multirun"} & set(overrides) and {"--cfg", "-c"} & {item.partition("=")[0] for item in overrides}:
+        raise UserError("--cfg shows one configuration: leave out -m, and give one value of each")
     config_name = command.replace("-", "_")
     these = jobs.THESE = Jobs()
     try:
@@ -75,8 +77,8 @@ def compare_studies(these: Jobs) -> None:
 
 def combined(override: str) -> str:
     """`conditioner=text+super_resolution` as the list that it means to Hydra, within sweeps too."""
-    key, _, value = override.partition("=")
-    return f"{key}={lists_of(value)}" if key == "conditioner" else override
+    key, is_set, value = override.partition("=")
+    return f"{key}={lists_of(value)}" if key == "conditioner" and is_set else override
 
 
 def lists_of(choices: str) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 
 import pytest
 from tiny import TINY_COMMON, TINY_DATA
@@ -76,8 +77,8 @@ def test_training_takes_what_the_paper_says_within_a_factor_of_two(diffusion, re
 def test_every_recipe_has_a_twin_for_a_laptop(diffusion, recipe):
     """The one that it says itself."""
     text = (find_folder("experiments") / f"{recipe}.yaml").read_text()
-    command = re.search(r"ldmlab train-ldm (experiment=\[.*)", text)[1].replace("f1,f2,f4,f8", "f8")
-    small = diffusion(*command.split())
+    command = re.search(r"ldmlab train-ldm ('experiment=\[.*)", text)[1].replace("f1,f2,f4,f8", "f8")
+    small = diffusion(*shlex.split(command))
     assert small["footprint"]["parameters"] < 10e6
     assert small["footprint"]["activations"] < 10e6
 

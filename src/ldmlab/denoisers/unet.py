@@ -16,7 +16,7 @@ from ldmlab.denoisers.layers import (
     group_norm,
     zero_init,
 )
-from ldmlab.settings import require_counts
+from ldmlab.settings import SettingError, require_counts
 from ldmlab.types import Conditioning
 
 
@@ -51,6 +51,7 @@ class UNet(nn.Module):
         patch_size: the sample enters as patches of this size, folded into channels, and leaves the same way: a
             pixel model of the cost of a latent one. 1 is the usual U-Net.
         head_channels: channels of an attention head.
+        heads: heads of each attention, in place of `head_channels`.
         transformer_depth: layers of a spatial transformer, where there are tokens.
         transformer_expansion: width of its feed-forward layers, in units of the feature map's.
         dropout: probability within residual blocks.
@@ -69,6 +70,7 @@ class UNet(nn.Module):
         attention_levels: Sequence[int] = (1,),
         patch_size: int = 1,
         head_channels: int = 32,
+        heads: int | None = None,
         transformer_depth: int = 1,
         transformer_expansion: int = 2,
         dropout: float = 0.0,
@@ -83,9 +85,12 @@ class UNet(nn.Module):
         self.condition = nn.Linear(condition_width, embedding) if condition_width else None
 
         def attends(width: int) -> nn.Module:
+            if heads is not None and width % heads:
+                raise SettingError(f"heads: {heads} does not divide the width {width}")
+            each = head_channels if heads is None else width // heads
             if token_width:
-                return SpatialTransformer(width, token_width, head_channels, transformer_depth, transformer_expansion)
-            return SelfAttention(width, head_channels)
+                return SpatialTransformer(width, token_width, each, transformer_depth, transformer_expansion)
+            return SelfAttention(width, each)
 
         def attention(level: int, width: int) -> nn.Module:
             return attends(width) if level in attention_levels else nn.Identity()

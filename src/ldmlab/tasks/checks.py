@@ -42,6 +42,7 @@ WHOLE_NUMBERS = {
     "denoiser.blocks": 1,
     "denoiser.patch_size": 1,
     "denoiser.head_channels": 1,
+    "denoiser.heads": 1,
 }
 """Keys with the smallest value that they may have; those whose default is null may be null."""
 
@@ -58,7 +59,7 @@ SEEDS = ("seed", "data.seed", "autoencoder.seed", "metrics.seed")
 LARGEST_SEED = 2**32 - 1  # of NumPy's generators
 
 MAY_BE_ALL = ("metrics.samples",)
-MAY_BE_NULL = ("nfe", "trainer.threads", "trainer.checkpoint_steps", "metrics.preview_every")
+MAY_BE_NULL = ("nfe", "trainer.threads", "trainer.checkpoint_steps", "metrics.preview_every", "denoiser.heads")
 
 
 GROUPS = (

@@ -46,6 +46,7 @@ class Stage:
     Attributes:
         batch: images to a step of the optimiser.
         images: that the budget allows, None if it counts time alone.
+        time: limits of time beside that, in words.
         sampling_flops: of drawing one image, 0 where nothing is drawn.
     """
 
@@ -53,6 +54,7 @@ class Stage:
     need: Footprint
     batch: int
     images: float | None
+    time: str
     sampling_flops: float = 0.0
 
 
@@ -194,7 +196,9 @@ def _stage(name: str, config: Config, need: Footprint, batch_size: int, limits: 
     batch = batch_size * (config["trainer"]["lightning"].get("accumulate_grad_batches") or 1)
     allowed = {"steps": (limits.steps, batch), "images": (limits.images, 1), "flops": (limits.flops, 1 / need.flops)}
     images = [limit * each for limit, each in allowed.values() if limit is not None]
-    return Stage(name, need, batch, min(images, default=None))
+    times = {"seconds": limits.seconds, "cpu_seconds": limits.cpu_seconds}
+    time = " or ".join(f"budget.{name}={limit:g}" for name, limit in times.items() if limit is not None)
+    return Stage(name, need, batch, min(images, default=None), time)
 
 
 class ReadBefore(Conditioner):
@@ -310,7 +314,8 @@ def _report(stage: Stage, devices: list[Device], most: int) -> list[dict[str, An
         f"memory: {scaled(need.weights, 'B')} weights with averages, {scaled(need.gradients, 'B')} gradients, "
         f"{scaled(need.optimizer, 'B')} optimiser, {scaled(need.activations, 'B')} for each image at once"
     )
-    budget = "as long as the budget says" if stage.images is None else f"{stage.images:,.0f} images"
+    counted = [] if stage.images is None else [f"{stage.images:,.0f} images"]
+    budget = ", or until ".join([*counted, *([stage.time] if stage.time else [])]) or "without end"
     say(f"training: {budget}, {stage.batch} images to a step")
     rows, records = [], []
     for device in devices:
