@@ -1,6 +1,7 @@
 """Planning a run before it is started."""
 
 import json
+import time
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from tiny import TINY_F1, TINY_GAN, TINY_LDM, TINY_VAE
 
 from ldmlab.data.shapes import CLASS_NAMES
 from ldmlab.metrics.speed import peak_memory_mb, reset_peak_memory
+from ldmlab.tasks.plan import this_machine
 
 pytestmark = pytest.mark.slow
 
@@ -89,7 +91,7 @@ def test_half_precision_keeps_less_and_is_faster(plan):
     assert half["computes_in"] == "fp16"
 
 
-def test_memory_is_what_a_step_takes(plan):
+def test_memory_and_time_are_what_a_step_takes(plan):
     """A step of a network that is large enough to be seen beside everything else in this process."""
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
@@ -113,13 +115,21 @@ def test_memory_is_what_a_step_takes(plan):
     module = LatentDiffusionModule(model, build.build(config["optimizer"], "optimizer"), 12)
     optimizer = module.configure_optimizers()
     for _ in range(2):
+        started = time.process_time()
         module.loss(batch).backward()
         optimizer.step()
         module.ema.update(module.model.network)
         optimizer.zero_grad(set_to_none=False)
+        seconds = time.process_time() - started
     measured = peak_memory_mb("cpu") - before
     print(f"planned {need['memory'] / 1e6:.0f} MB, measured {measured:.0f} MB")
     assert need["memory"] / 1e6 == pytest.approx(measured, rel=0.3)
+
+    settings = OmegaConf.to_container(OmegaConf.load(find_folder("conf") / "plan.yaml").plan)
+    here = this_machine({"plan": settings, "trainer": {"threads": torch.get_num_threads()}})
+    planned = 32 * need["footprint"]["flops"] / here.flops * torch.get_num_threads()
+    print(f"planned {planned:.2f} CPU seconds, measured {seconds:.2f}")
+    assert planned / 2.5 < seconds < planned * 2.5
 
 
 @pytest.mark.parametrize(

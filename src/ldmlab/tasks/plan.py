@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -298,7 +299,12 @@ def this_machine(config: Config) -> Device:
     device = build.best_device()
     side = 2048 if device.type == "cpu" else 8192
     matrix = torch.randn(side, side, device=device)
-    seconds = median(time_repeats(lambda: matrix @ matrix, 3, device, warmups=1))
+    started = time.process_time()
+    repeats = time_repeats(lambda: matrix @ matrix, 5, device, warmups=0)
+    seconds = median(repeats)
+    if device.type == "cpu":
+        # whatever else this machine is doing
+        seconds = (time.process_time() - started) / len(repeats) / torch.get_num_threads()
     flops = 2 * side**3 / seconds * settings["utilisation"]["here"]
     memory = psutil.virtual_memory().total if device.type == "cpu" else torch.cuda.mem_get_info()[1]
     return Device(f"here ({device_name(device)})", flops, memory * settings["memory_share"], 1e9, "measured")
