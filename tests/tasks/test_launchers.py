@@ -36,17 +36,20 @@ def test_four_jobs_share_an_autoencoder(tmp_path, launcher):
         assert json.loads((tmp_path / "runs/s" / name / "summary.json").read_text())["status"] == "complete"
 
 
-def test_a_job_that_fails_in_another_process_stops_no_other_and_is_named_at_the_end(tmp_path):
+def test_jobs_that_fail_in_other_processes_stop_no_other_and_are_named_at_the_end(tmp_path):
+    """Whichever study they belong to; and each study is compared."""
     done = ldmlab(
         tmp_path, "train-ldm", "-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", *TINY_F1,
-        "study=s", "sampler.steps=0,2", "budget.steps=2",
+        "study=a,b", "sampler.steps=0,2", "budget.steps=2",
     )  # fmt: skip
     assert done.returncode == 2
-    (failed,) = [line for line in done.stderr.splitlines() if line.startswith("failed: ")]
-    assert failed.startswith("failed: job 1 of 2 (")
-    assert "sampler.steps" in failed.partition("): ")[2]
-    assert len(list(tmp_path.glob("runs/s/*/summary.json"))) == 1
-    assert not list(tmp_path.glob("runs/s/.failures"))
+    failed = sorted(line for line in done.stderr.splitlines() if line.startswith("failed: "))
+    assert [line[:20] for line in failed] == ["failed: job 1 of 4 (", "failed: job 2 of 4 ("]
+    assert all("sampler.steps" in line.partition("): ")[2] for line in failed)
+    for study in ("a", "b"):
+        assert len(list(tmp_path.glob(f"runs/{study}/*/summary.json"))) == 1
+        assert (tmp_path / f"runs/{study}/comparison.html").exists()
+    assert not list(tmp_path.rglob(".jobs"))
 
 
 def test_a_search_minimises_what_a_run_returns(tmp_path):

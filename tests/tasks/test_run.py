@@ -3,7 +3,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from ldmlab.errors import UserError
 from ldmlab.hydra_app import combined
-from ldmlab.tasks.run import check_zip, first_difference, read_run, run_name
+from ldmlab.tasks.run import Run, check_zip, first_difference, read_run, run_name
 
 
 def test_a_name_says_what_was_changed_and_no_more():
@@ -85,3 +85,13 @@ def test_a_run_of_several_conditioners_is_named_after_them():
 def test_nothing_is_not_joined_with_something():
     with pytest.raises(UserError, match="none is alone"):
         combined("conditioner=none+text")
+
+
+def test_what_a_run_left_that_never_saved_is_not_gone_on_with(tmp_path):
+    run = Run(tmp_path / "ldm-f4", {"lr": 1})
+    run.prepare("new", "train-ldm", [])
+    (run.path / "metrics.jsonl").write_text('{"step": 5}\n')
+    again = Run(run.path, {"lr": 2})
+    assert again.state(overwrite=False) == "new"
+    again.prepare("new", "train-ldm", [])
+    assert not (run.path / "metrics.jsonl").exists()
