@@ -106,8 +106,10 @@ def _print_table(console: Console, table: Table) -> None:
         for i, column in enumerate(table.columns)
     ]
     shown = list(range(len(widths)))
-    for i in reversed(range(len(widths))):  # a narrow terminal loses what matters least, from the right
-        if table.columns[i].secondary and sum(widths[k] + 2 for k in shown) > console.width + 2:
+    from_the_right = reversed(range(1, len(widths)))
+    # a narrow terminal loses what matters least, and then what is left but the quality
+    for i in sorted(from_the_right, key=lambda i: not table.columns[i].secondary):
+        if sum(widths[k] + 2 for k in shown) > console.width + 2 and i not in (1, table.quality_column):
             shown.remove(i)
     terminal = TerminalTable(box=None, header_style="dim", pad_edge=False)
     for i in shown:

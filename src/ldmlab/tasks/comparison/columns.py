@@ -211,7 +211,7 @@ def _fidelity_column(quantity: str) -> Column:
         None if quantity.endswith("error") else "higher",
         "What the model was told and images show, in brackets what reconstructions of real images, or interpolation, "
         "reach.",
-        secondary=not quantity.startswith(_MAIN_FIDELITY),
+        secondary=not (quantity in _MAIN_FIDELITY or quantity.startswith("clip_score")),
     )
 
 
@@ -284,7 +284,7 @@ _FLOORS = {
 }
 _MAIN_FIDELITY = (
     "oracle_label", "oracle_caption_shape", "oracle_caption_colour", "oracle_boxes_iou", "oracle_semantic_iou",
-    "probe_label", "super_resolution_psnr", "inpainting_inside_psnr", "clip_score",
+    "probe_label", "super_resolution_psnr", "inpainting_inside_psnr",
 )  # fmt: skip
 """Of many that say nearly the same, those that are shown where there is little room."""
 _RUN = Column("run", lambda row: row.run.label, numeric=False)

@@ -205,8 +205,9 @@ def _against_factor(rows: Sequence[Row], headline: Headline, styles: dict[str, R
             best[same[0].x] = min(best.get(same[0].x, math.inf), mean)
         axes.plot(sorted(best), [best[x] for x in sorted(best)], color=INK, alpha=0.4, linewidth=1.2)
         heights = [p.y(headline) for p in points]
-        for detail, name, line in ((RECONSTRUCTION, "floor: reconstruction", "--"), (REAL, "floor: real images", ":")):
-            heights += _draw_floor(axes, points, headline, detail, name, line)
+        heights += _draw_floor(axes, points, headline, RECONSTRUCTION, "floor: reconstruction", "--")
+        # which is so close to 0 that it would make any axis logarithmic
+        _draw_floor(axes, points, headline, REAL, "floor: real images", ":")
         for point in points:
             _mark(axes, point, headline, styles[point.row.run.label])
         axes.set_xscale("log", base=2)

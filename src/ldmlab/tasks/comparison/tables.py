@@ -57,6 +57,13 @@ class Table:
         """The row with the lowest distance, where that means anything."""
         return best_row(self.rows, self.headline)
 
+    @property
+    def quality_column(self) -> int | None:
+        """The place of the column that rows are sorted by."""
+        headings = [column.heading for column in self.columns]
+        start = ("FD", "FID") if self.headline == "frechet" else ("KID",)
+        return next((place for place, heading in enumerate(headings) if heading.startswith(start)), None)
+
     def cells(self) -> list[list[Cell]]:
         """The table's text, row by row."""
         best = [column.best(self.rows) for column in self.columns]
