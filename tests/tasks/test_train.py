@@ -214,8 +214,8 @@ def test_a_sweep_trains_an_autoencoder_for_each_factor_once_and_compares(ldmlab,
     # f1 takes the settings of the others' autoencoders and trains none
     assert json.loads((study / "f1" / "summary.json").read_text())["cost_autoencoder"] is None
     assert not list(study.glob("vae-f1*"))
-    # the budget of 12 steps covers both stages
-    assert all(cost["cost_autoencoder"]["steps"] + cost["cost"]["steps"] == 12 for cost in costs.values())
+    # steps of one stage are none of the other's: diffusion has all 12, the autoencoder its share of as many
+    assert [(cost["cost_autoencoder"]["steps"], cost["cost"]["steps"]) for cost in costs.values()] == [(6, 12)] * 2
     assert len(list(study.glob("vae-f2*"))) == len(list(study.glob("vae-f4*"))) == 1
 
     # another study of diffusion on the same autoencoder: neither it nor its latents are made again
@@ -383,6 +383,15 @@ def test_a_run_that_goes_on_is_the_same_run_at_wandb(ldmlab, monkeypatch):
     parts = list((ldmlab.folder / "runs/w/w/wandb").glob("offline-run-*/*.wandb"))
     assert len({part.parent for part in parts}) == 2 or len(parts) == 1  # both starts may be within one second
     assert {part.stem.removeprefix("run-") for part in parts} == {(ldmlab.folder / "runs/w/w/wandb/id").read_text()}
+
+
+def test_flops_are_shared_by_both_stages(ldmlab):
+    limit = 2e9
+    assert ldmlab("train-ldm", "study=t", "name=a", *TINY_LDM, "budget.steps=null", f"budget.flops={limit}") == 0
+    summary = json.loads((ldmlab.folder / "runs/t/a/summary.json").read_text())
+    first, second = summary["cost_autoencoder"]["flops"], summary["cost"]["flops"]
+    assert limit / 2 <= first < 0.6 * limit
+    assert limit <= first + second < 1.2 * limit
 
 
 def test_a_budget_may_be_images_or_flops(ldmlab):
