@@ -375,7 +375,8 @@ def test_plots_are_saved_as_png_files_that_say_which_run_is_which(tmp_path: Path
     found = sorted(path.name for path in (tmp_path / "figures").iterdir())
     assert found
     assert all(name.endswith(".png") for name in found)
-    assert any("quality-against-compression" in name for name in found)
+    for what in ("compression", "training-cost", "minutes", "images-seen", "training-steps", "training-flops"):
+        assert any(name.endswith(f"quality-against-{what}.png") for name in found), what
     for path in (tmp_path / "figures").iterdir():
         assert len(Image.open(path).convert("L").getcolors()) > 10  # something is drawn
 

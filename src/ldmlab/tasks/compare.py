@@ -69,12 +69,15 @@ def compare(
 
 
 def save_figures(groups: list[DataGroup], folder: Path) -> None:
-    """All plots of a comparison as PNGs, in the page's colours, named by what they show of which table."""
+    """All plots of a comparison as PNGs, in the page's colours, named by what they show of which table.
+
+    Training is drawn over each of its costs, of which the page's reader chooses one.
+    """
     styles = run_styles(all_runs(groups))
     for group in groups:
         for heading, tables in _headed(group):
             for number, table in enumerate(tables, 1):
-                for plot in plots_of(table, styles):
+                for plot in plots_of(table, styles, every_cost=True):
                     which = f"{group.title} {heading}{f' {number}' if len(tables) > 1 else ''} {plot.title}"
                     plot.save(folder / f"{re.sub(r'[^a-z0-9]+', '-', which.lower()).strip('-')}.png", styles)
 

@@ -14,20 +14,13 @@ from markupsafe import Markup
 from ldmlab.tasks.comparison.looks import RunStyle
 from ldmlab.tasks.comparison.plots import preview_key
 from ldmlab.tasks.comparison.rows import Row
-from ldmlab.tasks.comparison.runs import Run
+from ldmlab.tasks.comparison.runs import COSTS, Run
 from ldmlab.tasks.comparison.tables import Table
 
 Spec = dict[str, Any]
 
 ACROSS = {"type": "log", "nice": False, "padding": 30}
 
-COSTS = {
-    "CPU minutes": ("cpu_seconds", 60.0),
-    "minutes": ("seconds", 60.0),
-    "images seen": ("images", 1.0),
-    "training steps": ("steps", 1.0),
-    "training FLOPs": ("flops", 1.0),
-}
 SPEEDS = {
     "images/s": "images_per_s",
     "latency of one image, s": "latency_s",
@@ -64,7 +57,7 @@ def quantities(row: Row) -> dict[str, float]:
         "factor": run.factor,
         **{name: None if (m := run.measured(q)) is None else m.value for name, q in RECONSTRUCTIONS.items()},
         **{name: row.speed(quantity) for name, quantity in SPEEDS.items()},
-        **{name: _cost(run, *cost) for name, cost in COSTS.items()},
+        **{name: run.total(name) for name in COSTS},
         **{name.replace("_", " "): value for name, value in row.others.items() if not name.startswith("oracle")},
         **{name.replace("_", " "): measurement.value for name, measurement in row.fidelity.items()},
         "parameters": sum(run.parameters.values()) or None,
@@ -85,11 +78,6 @@ def filters(runs: Iterable[Run]) -> dict[str, list[str]]:
         for key, value in settings(run).items():
             values.setdefault(key, set()).add(value)
     return {key: sorted(several) for key, several in values.items() if len(several) > 1}
-
-
-def _cost(run: Run, key: str, unit: float) -> float | None:
-    total = run.total_cost(key)
-    return None if total is None else total / unit
 
 
 def _points(table: Table, styles: dict[str, RunStyle]) -> Spec | None:
@@ -157,16 +145,11 @@ def _previews(row: Row) -> list[dict[str, Any]]:
     key = preview_key(row)
     if key is None:
         return []
-    before = row.run.cost_autoencoder or {}
     return [
         {
             "run": row.run.label,
             "KID": 1e3 * entry[key],
-            **{
-                name: (entry[cost] + (before.get(cost) or 0)) / unit
-                for name, (cost, unit) in COSTS.items()
-                if isinstance(entry.get(cost), int | float)
-            },
+            **{name: value for name in COSTS if (value := row.run.cost_then(entry, name)) is not None},
         }
         for entry in row.run.history()
         if isinstance(entry.get(key), int | float) and math.isfinite(entry[key])

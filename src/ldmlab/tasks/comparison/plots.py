@@ -11,13 +11,16 @@ from typing import TYPE_CHECKING
 
 from ldmlab.tasks.comparison.looks import INK, RunStyle, drawing, log_ticks, log_x, styled, styles_for, svg_of
 from ldmlab.tasks.comparison.rows import PREVIEW, REAL, RECONSTRUCTION, Headline, Row, best_row, by_series
-from ldmlab.tasks.comparison.runs import Measurement, Run
+from ldmlab.tasks.comparison.runs import COSTS, Measurement, Run
 from ldmlab.tasks.comparison.seeds import same_but_seed
 from ldmlab.tasks.comparison.tables import Table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+
+CPU_MINUTES = "CPU minutes"
 
 
 @dataclass(frozen=True)
@@ -47,22 +50,18 @@ class Plot:
             self.figure.savefig(path, dpi=200, facecolor="white")
 
 
-def plots_of(table: Table, styles: dict[str, RunStyle]) -> list[Plot]:
-    """The plots of one table; those for which something was measured."""
+def plots_of(table: Table, styles: dict[str, RunStyle], every_cost: bool = False) -> list[Plot]:
+    """The plots of a table for which something was measured. Training is drawn over CPU time, or over `every_cost`."""
     if table.headline is None:
         return []
-    if table.stage == "autoencoder":
-        drawn = [
-            _against_training(table.rows, table.headline, styles),
-            _against_factor(table.rows, table.headline, styles),
-        ]
-        return [plot for plot in drawn if plot]
+    costs = list(COSTS) if every_cost else [CPU_MINUTES]
     drawn = [
-        _against_evaluations(table.rows, table.headline),
-        _against_speed(table.rows, table.headline, styles),
-        _against_training(table.rows, table.headline, styles),
+        *(_against_training(table.rows, table.headline, styles, cost) for cost in costs),
         _against_factor(table.rows, table.headline, styles),
     ]
+    if table.stage == "diffusion":
+        sampled = [_against_evaluations(table.rows, table.headline), _against_speed(table.rows, table.headline, styles)]
+        drawn = [*sampled, *drawn]
     return [plot for plot in drawn if plot]
 
 
@@ -74,29 +73,30 @@ def preview_key(row: Row) -> str | None:
     return f"{row.kid.split}/{row.kid.quantity}@{detail}"
 
 
-def training_curve(row: Row, headline: Headline) -> list[tuple[float, float]]:
-    """CPU minutes, the autoencoder's included, and KID ×10³ of a run's previews, in the order of training.
+def training_curve(row: Row, headline: Headline, cost: str = CPU_MINUTES) -> list[tuple[float, float]]:
+    """One of `COSTS`, the autoencoder's included, and KID ×10³ of a run's previews, in the order of training.
 
     Fréchet distances of previews are at another N than the final one: there is no curve of them.
     """
     key = preview_key(row)
     if headline != "kid" or key is None:
         return []
-    before = (row.run.cost_autoencoder or {}).get("cpu_seconds") or 0.0
     return [
-        ((before + entry["cpu_seconds"]) / 60, entry[key] * _scale(headline))
+        (spent, entry[key] * _scale(headline))
         for entry in row.run.history()
-        if all(isinstance(entry.get(k), int | float) and math.isfinite(entry[k]) for k in (key, "cpu_seconds"))
+        if isinstance(entry.get(key), int | float)
+        and math.isfinite(entry[key])
+        and (spent := row.run.cost_then(entry, cost)) is not None
     ]
 
 
-def discriminator_starts(run: Run) -> tuple[float | None, float | None]:
-    """CPU minutes at which a discriminator was first trained, and first heard of by the autoencoder; None without."""
+def discriminator_starts(run: Run, cost: str = CPU_MINUTES) -> tuple[float | None, float | None]:
+    """One of `COSTS` when a discriminator was first trained, and first heard of by the autoencoder; None without."""
     found: dict[str, float] = {}
     for entry in run.history():
         for key in ("train/logits_real", "train/adversarial_weight"):
-            if key in entry and isinstance(entry.get("cpu_seconds"), int | float):
-                found.setdefault(key, entry["cpu_seconds"] / 60)
+            if key in entry and (spent := run.cost_then(entry, cost)) is not None:
+                found.setdefault(key, spent)
     return found.get("train/logits_real"), found.get("train/adversarial_weight")
 
 
@@ -150,16 +150,18 @@ def _against_speed(rows: Sequence[Row], headline: Headline, styles: dict[str, Ru
     return Plot("Quality against speed", figure, caption, [] if several else runs)
 
 
-def _against_training(rows: Sequence[Row], headline: Headline, styles: dict[str, RunStyle]) -> Plot | None:
+def _against_training(
+    rows: Sequence[Row], headline: Headline, styles: dict[str, RunStyle], cost: str = CPU_MINUTES
+) -> Plot | None:
     points = [
-        _Point(row, row.cpu_minutes, quality)
+        _Point(row, spent, quality)
         for row in _best_of_each_run(rows, headline)
-        if row.cpu_minutes and (quality := _finite(row.quality(headline)))
+        if (spent := row.run.total(cost)) and (quality := _finite(row.quality(headline)))
     ]
-    curves = [training_curve(p.row, headline) for p in points]
+    curves = [training_curve(p.row, headline, cost) for p in points]
     if len(points) < 2 and not any(curves):
         return None
-    starts = [discriminator_starts(p.row.run) for p in points]
+    starts = [discriminator_starts(p.row.run, cost) for p in points]
     with drawing() as (figure, axes):
         for point, curve, (trained, heard) in zip(points, curves, starts, strict=True):
             style = styles[point.row.run.label]
@@ -176,7 +178,7 @@ def _against_training(rows: Sequence[Row], headline: Headline, styles: dict[str,
         else:
             axes.set_xlim(left=0)
         diffusion = points[0].row.run.stage == "diffusion"
-        axes.set_xlabel(f"training{' with autoencoder' if diffusion else ''} (CPU minutes)")
+        axes.set_xlabel(f"training{' with autoencoder' if diffusion else ''} ({cost})")
         _quality_axis(axes, headline, [y for _, y in drawn])
     caption = "The finished run with its best sampler setting." if diffusion else "Reconstructions of the finished run."
     if any(curves):
@@ -184,7 +186,8 @@ def _against_training(rows: Sequence[Row], headline: Headline, styles: dict[str,
         caption += f" Thin lines: previews while training, from fewer samples{sampler}."
     if any(heard is not None for _, heard in starts):
         caption += " Dotted: from here the discriminator is trained; dashed: from here the autoencoder hears of it."
-    return Plot("Quality against training cost", figure, caption, _runs(points))
+    title = "Quality against training cost" if cost == CPU_MINUTES else f"Quality against {cost}"
+    return Plot(title, figure, caption, _runs(points))
 
 
 def _against_factor(rows: Sequence[Row], headline: Headline, styles: dict[str, RunStyle]) -> Plot | None:

@@ -20,6 +20,14 @@ from ldmlab.tasks.run import settings_that_count
 
 SUMMARY = "summary.json"
 CONFIG = "config.yaml"
+COSTS = {
+    "CPU minutes": ("cpu_seconds", 60.0),
+    "minutes": ("seconds", 60.0),
+    "images seen": ("images", 1.0),
+    "training steps": ("steps", 1.0),
+    "training FLOPs": ("flops", 1.0),
+}
+"""What training can be measured by: the key of a cost, and how much of it is one."""
 NO_RECIPE = ("seed", "autoencoder.seed", "study", "name", "metrics")
 """Settings in which runs of one recipe may differ: seeds, names, and what was measured."""
 
@@ -105,6 +113,20 @@ class Run:
         """The run's own cost plus that of the autoencoder that it stands on; `key` as in `cost`."""
         own = self.cost.get(key)
         return None if own is None else own + ((self.cost_autoencoder or {}).get(key) or 0.0)
+
+    def total(self, name: str) -> float | None:
+        """The same in the unit of one of `COSTS`."""
+        key, unit = COSTS[name]
+        total = self.total_cost(key)
+        return None if total is None else total / unit
+
+    def cost_then(self, entry: dict[str, Any], name: str) -> float | None:
+        """What the run had cost when a line of its history was written, the autoencoder's training included."""
+        key, unit = COSTS[name]
+        own = entry.get("step" if key == "steps" else key)
+        if not isinstance(own, int | float) or not math.isfinite(own):
+            return None
+        return (own + ((self.cost_autoencoder or {}).get(key) or 0.0)) / unit
 
     def measured(self, quantity: str, detail: str | None = None) -> Measurement | None:
         """The first measurement of `quantity`, for any detail unless one is asked for."""
