@@ -53,13 +53,15 @@ def run_hydra(command: str, overrides: list[str]) -> int:
         )
         sys.argv = [f"ldmlab {command}", *flags_first(overrides)]
         application()
+        these.gather()
+        if these.folder is not None:
+            compare_studies(these)
     except (HydraException, OmegaConfBaseException) as error:
         return fail(one_line(error, config_name, overrides))
-    if these.folder is not None:
+    finally:
+        # whatever became of the launcher
         these.gather()
-        if command in TRAINING:
-            compare_studies(these)
-        for which, failure in these.failed:
+        for which, failure in these.failed if these.folder is not None else []:
             print(f"failed: {which}: {failure}", file=sys.stderr)
     return these.exit_code
 
@@ -169,13 +171,13 @@ def job(command: str, composed: DictConfig, given: list[str], these: Jobs) -> fl
     config.pop("experiment", None)
     if these.interrupted:
         return None  # whoever interrupts a sweep means all of it
-    if command in TRAINING:
-        these.begin(Path(config["runs_dir"]).resolve() / config["study"])
     try:
         from ldmlab.devices import take_a_gpu
         from ldmlab.launching import on_one_device
         from ldmlab.tasks import run_task
 
+        if command in TRAINING:
+            these.begin(Path(str(config["runs_dir"])).resolve() / str(config["study"]))
         if not these.first_process and on_one_device(config):
             take_a_gpu()
         return run_task(command, config, overrides)

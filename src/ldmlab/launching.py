@@ -93,23 +93,26 @@ def run_in_processes(command: str, config: Config, overrides: list[str], count: 
             min_nodes=1, max_nodes=1, nproc_per_node=count, run_id="ldmlab", rdzv_backend="c10d",
             rdzv_endpoint="localhost:0", max_restarts=0,
         )  # fmt: skip
-        stopped_by = None
+        stopped_by, killed = None, False
         try:
             elastic_launch(launch, sys.executable)("-m", "ldmlab.launching", str(job))
-        except ChildFailedError:
-            pass
+        except ChildFailedError as failure:
+            killed = any(process.exitcode == -signal.SIGKILL for process in failure.failures.values())
         except SignalException as stopped:
             stopped_by = signal.Signals(stopped.sigval)
         results = [json.loads(path.read_text()) for path in sorted(Path(folder).glob("result-*.json"))]
     failed = [result for result in results if result["exit_code"]]
-    if len(results) < count and stopped_by is None and all(result["exit_code"] == 1 for result in failed):
+    if killed and all(result["exit_code"] == 1 for result in failed):
         # whatever the others came upon when one had gone
-        raise RuntimeError("a process ended without a word; was there too little memory?")
+        others = f" (another said: {failed[0]['message']})" if failed else ""
+        raise RuntimeError(f"a process was killed; was there too little memory?{others}")
     if failed:
         # what others came upon when one had gone says less
         raise as_it_was(**min(failed, key=lambda result: result["exit_code"] == 1))
     if stopped_by is not None:
         raise Interrupted(f"stopped by {stopped_by.name}", 128 + stopped_by.value)
+    if len(results) < count:
+        raise RuntimeError("a process ended without a word")
     return results[0]["value"]
 
 

@@ -75,3 +75,12 @@ def test_flops_are_those_of_forward_and_backward_and_leave_no_trace():
     assert step_flops(module, {"image": torch.ones(3, 8)}) == 2 * 2 * 3 * 8 * 4
     assert torch.equal(torch.get_rng_state(), state)
     assert module.layer.weight.grad is None
+
+
+def test_what_was_spent_before_the_first_step_bends_no_schedule():
+    budget = Budget(Limits(cpu_seconds=600), 0, decay=True, before=Cost(cpu_seconds=240))
+    assert (budget.used, budget.rate_factor()) == (0, 1)
+    budget.cost = Cost(cpu_seconds=420)
+    assert budget.used == pytest.approx(0.5)
+    budget.cost = Cost(cpu_seconds=600)
+    assert budget.used == 1

@@ -19,7 +19,7 @@ def test_a_run_that_goes_on_drops_what_it_logged_after_its_checkpoint(tmp_path):
     path = tmp_path / "metrics.jsonl"
     assert logged(path, 0, 5, 10, 15) == [5, 10, 15]
     with path.open("a") as file:
-        file.write('{"step": 20, "lo')  # killed while it wrote
+        file.write('{"step": 20, "lo{"step": 7, "loss": 1}\n')  # killed while it wrote, and gone on with
     assert logged(path, 10, 15, 20) == [5, 10, 15, 20]
 
 

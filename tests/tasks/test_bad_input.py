@@ -159,6 +159,8 @@ def write_parquet(folder, images, **columns):
         (["train-ldm", "sampler=as_trained"], "sampler=as_trained is for"),
         (["train-ldm", "guidance.scale=abc"], "guidance.scale: a number"),
         (["train-ldm", "denoiser.head_channels=20"], "denoiser.head_channels: 20 does not divide"),
+        (["train-ldm", "denoiser.heads=3"], "denoiser.heads: 3 does not divide"),
+        (["train-ldm", "study=1"], "study: the name of a folder"),
         (["train-ldm", "denoiser.channels=wide"], "denoiser.channels: a whole number of 1 or more"),
         (["train-ldm", "denoiser.patch_size=0"], "denoiser.patch_size: a whole number of 1 or more"),
         (["train-ldm", "denoiser.channel_multipliers=2"], "denoiser.channel_multipliers: whole numbers are needed"),

@@ -411,6 +411,13 @@ def unreadable(folder: Path, seed: int) -> None:
     (folder / "config.yaml").unlink()
 
 
+def test_the_same_seed_twice_in_a_study_is_no_repetition(tmp_path: Path) -> None:
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        write_run(tmp_path / name, euler20(), seed=seed)
+    assert records(compare([tmp_path]))["over_seeds"] == []
+    assert len(set(run_styles(find_runs([tmp_path]).runs).values())) == 3
+
+
 @pytest.mark.parametrize("change", [other_settings, unreadable])
 def test_runs_that_may_differ_in_more_are_no_seeds_of_each_other(tmp_path: Path, change: Any) -> None:
     for seed in (0, 1):

@@ -114,6 +114,7 @@ class Budget(L.Callback):
     def __init__(self, limits: Limits, warmup_steps: int, decay: bool, before: Cost | None = None):
         self.limits, self.warmup_steps, self.decay = limits, warmup_steps, decay
         self.cost = self.before = before or Cost()  # of a run that goes on, what it cost up to there
+        self._used_before = limits.used(self.cost)
         self.watch = Stopwatch()
         self.measuring = Stopwatch()  # of this process alone
         self._flops_per_step: dict[str, float] = {}  # of each phase of training; most modules have one
@@ -131,8 +132,8 @@ class Budget(L.Callback):
 
     @property
     def used(self) -> float:
-        """The share of the budget used, 0 to 1."""
-        return min(self.limits.used(self.cost), 1.0)
+        """The share used of what the budget leaves for training, 0 to 1."""
+        return min((self.limits.used(self.cost) - self._used_before) / (1 - self._used_before), 1.0)
 
     def rate_factor(self) -> float:
         """The factor on the optimiser's learning rate at the next step."""

@@ -57,7 +57,7 @@ class JsonLines(Logger):
         if not self.path.exists():
             return
         lines = self.path.read_text().splitlines(keepends=True)
-        kept = [line for line in lines if line.endswith("}\n") and json.loads(line)["step"] <= step]
+        kept = [line for line in lines if (logged := step_of(line)) is not None and logged <= step]
         if len(kept) < len(lines):
             whole = self.path.with_suffix(".part")
             whole.write_text("".join(kept))
@@ -66,3 +66,11 @@ class JsonLines(Logger):
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
         """Nothing: config.yaml holds them."""
+
+
+def step_of(line: str) -> float | None:
+    """The step of a line, None for one that was cut short."""
+    try:
+        return float(json.loads(line)["step"])
+    except (json.JSONDecodeError, KeyError, TypeError):
+        return None

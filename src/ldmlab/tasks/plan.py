@@ -104,8 +104,9 @@ def _stages(config: Config, info: DataInfo, half: bool) -> Iterator[Stage]:
         share = limits if what == "autoencoder" else limits.share(config["autoencoder_share"])
         yield _autoencoder_stage(config, autoencoder, info, share, half)
     if what != "autoencoder":
-        if trains and limits.flops is not None:
-            limits = replace(limits, flops=limits.flops * (1 - config["autoencoder_share"]))
+        if trains:
+            left = limits.share(1 - config["autoencoder_share"])
+            limits = replace(left, steps=limits.steps, images=limits.images)
         yield _diffusion_stage(config, autoencoder, info, limits, half)
 
 
@@ -198,7 +199,7 @@ def _stage(name: str, config: Config, need: Footprint, batch_size: int, limits: 
     allowed = {"steps": (limits.steps, batch), "images": (limits.images, 1), "flops": (limits.flops, 1 / need.flops)}
     images = [limit * each for limit, each in allowed.values() if limit is not None]
     times = {"seconds": limits.seconds, "cpu_seconds": limits.cpu_seconds}
-    time = " or ".join(f"budget.{name}={limit:g}" for name, limit in times.items() if limit is not None)
+    time = " or ".join(f"budget.{name}={limit:.0f}" for name, limit in times.items() if limit is not None)
     return Stage(name, need, batch, min(images, default=None), time)
 
 

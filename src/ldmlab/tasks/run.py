@@ -145,10 +145,13 @@ class Run:
 
     def prepare(self, state: RunState, command: str, overrides: list[str]) -> None:
         """Makes the folder of a run that is `state`, and writes down what it is."""
-        # one that was cut off before its first checkpoint leaves curves of what is not gone on with
-        left_behind = state == "new" and (self.path / "config.yaml").exists()
-        if state == "replaced" or left_behind:
+        if state == "replaced":
             shutil.rmtree(self.path)
+        elif state == "new":
+            # one that was cut off before its first checkpoint leaves curves of what is not gone on with
+            (self.path / "metrics.jsonl").unlink(missing_ok=True)
+            for left_behind in (self.samples, self.path / "wandb"):
+                shutil.rmtree(left_behind, ignore_errors=True)
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         self.samples.mkdir(exist_ok=True)
         write_text(self.path / "config.yaml", yaml.safe_dump(self.config, sort_keys=False))

@@ -168,7 +168,7 @@ def _train_ldm(run: Run, config: Config, quality: Quality, vae_run: Run | None) 
     if config["autoencoder_from"] is None:
         # of what both stages take; steps and images of one are none of the other's
         limits = limits.less(replace(spent, steps=0, images=0))
-    if limits.used(read) >= 1 or any(limit is not None and limit <= 0 for limit in asdict(limits).values()):
+    if any(limit is not None and limit <= 0 for limit in asdict(limits).values()) or limits.used(read) >= 1:
         raise UserError(
             "budget: nothing is left for diffusion once the autoencoder is trained, latents are cached and captions "
             "read; raise the budget or lower autoencoder_share"

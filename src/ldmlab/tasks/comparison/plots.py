@@ -209,8 +209,6 @@ def _against_factor(rows: Sequence[Row], headline: Headline, styles: dict[str, R
         axes.plot(sorted(best), [best[x] for x in sorted(best)], color=INK, alpha=0.4, linewidth=1.2)
         heights = [p.y(headline) for p in points]
         heights += _draw_floor(axes, points, headline, RECONSTRUCTION, "floor: reconstruction", "--")
-        # which is so close to 0 that it would make any axis logarithmic
-        _draw_floor(axes, points, headline, REAL, "floor: real images", ":")
         for point in points:
             _mark(axes, point, headline, styles[point.row.run.label])
         axes.set_xscale("log", base=2)
@@ -219,13 +217,16 @@ def _against_factor(rows: Sequence[Row], headline: Headline, styles: dict[str, R
         axes.minorticks_off()
         axes.set_xlabel("downsampling factor (f1 is pixels)")
         _quality_axis(axes, headline, heights)
+        # so close to 0 that it would make any axis logarithmic, and is on none that is
+        if floored := axes.get_yscale() == "linear":
+            _draw_floor(axes, points, headline, REAL, "floor: real images", ":")
         if axes.get_legend_handles_labels()[0]:
             axes.legend(frameon=False, fontsize=9)
     diffusion = points[0].row.run.stage == "diffusion"
     caption = "Each run with its best sampler setting. " if diffusion else ""
-    caption += "The line joins the best of each factor, which is a mean where there are several seeds. Under it, "
-    caption += "what the autoencoder alone costs, and " if diffusion else ""
-    caption += "the distance of further real images."
+    caption += "The line joins the best of each factor, which is a mean where there are several seeds."
+    under = ["what the autoencoder alone costs"] * diffusion + ["the distance of further real images"] * floored
+    caption += f" Under it, {' and '.join(under)}." if under else ""
     return Plot("Quality against compression", figure, caption, _runs(points))
 
 

@@ -74,7 +74,8 @@ def same_but_seed(
 ) -> list[list[T]]:
     """Items in groups, in their order, whose runs differ in nothing but their seeds, and which share `also`.
 
-    Where a seed comes twice, as in two studies on two revisions, each study has its own group.
+    Where a seed comes twice, as in two studies on two revisions, each study has its own group; and each run where it
+    comes twice in a study.
     """
     groups: dict[object, list[T]] = {}
     for item in items:
@@ -87,7 +88,9 @@ def same_but_seed(
         apart: dict[object, list[T]] = {}
         for item in group:
             apart.setdefault(run_of(item).folder.parent, []).append(item)
-        found += apart.values()
+        for study in apart.values():
+            several = len({run_of(item).seeds for item in study}) == len(study)
+            found += [study] if several else [[item] for item in study]
     return found
 
 
