@@ -1,4 +1,4 @@
-"""Starts the processes of a run that trains on several devices, and is what they run."""
+"""Starts the processes of a run that trains on several devices."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ import re
 import signal
 import sys
 import tempfile
-import traceback
 from pathlib import Path
 from typing import Any
 
-from ldmlab.errors import Interrupted, UserError, for_the_user
+from ldmlab.errors import Interrupted, UserError
 
 Config = dict[str, Any]
 
@@ -95,7 +94,7 @@ def run_in_processes(command: str, config: Config, overrides: list[str], count: 
         )  # fmt: skip
         stopped_by, killed = None, False
         try:
-            elastic_launch(launch, sys.executable)("-m", "ldmlab.launching", str(job))
+            elastic_launch(launch, sys.executable)("-m", "ldmlab.worker", str(job))
         except ChildFailedError as failure:
             killed = any(process.exitcode == -signal.SIGKILL for process in failure.failures.values())
         except SignalException as stopped:
@@ -121,24 +120,3 @@ def as_it_was(message: str, exit_code: int, **_: Any) -> Exception:
     if exit_code == 2:
         return UserError(message)
     return Interrupted(message, exit_code) if exit_code > 128 else RuntimeError(message)
-
-
-def main(path: Path) -> int:
-    """One of the processes: runs the job of the file `path`, and leaves the result beside it."""
-    from ldmlab.jobs import exit_code
-    from ldmlab.tasks import run_task
-
-    result: Config = {"exit_code": 0, "message": "", "value": None}
-    try:
-        result["value"] = run_task(**json.loads(path.read_text()))
-    except Exception as raised:
-        failure = for_the_user(raised)
-        if not isinstance(failure, (UserError, Interrupted)):
-            traceback.print_exc()
-        result |= {"exit_code": exit_code(failure), "message": str(failure)}
-    (path.parent / f"result-{int(os.environ['RANK']):05d}.json").write_text(json.dumps(result))
-    return result["exit_code"]
-
-
-if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
