@@ -296,7 +296,7 @@ _CPU_MINUTES = Column(
 )
 _MINUTES = Column(
     "min",
-    lambda row: ABSENT if (seconds := row.run.total_cost("seconds")) is None else number(seconds / 60),
+    lambda row: number(row.run.total("minutes")),
     meaning="Minutes of training on the clock, the autoencoder's included.",
     secondary=True,
 )

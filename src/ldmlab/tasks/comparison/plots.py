@@ -165,9 +165,9 @@ def _against_training(
     with drawing() as (figure, axes):
         for point, curve, (trained, heard) in zip(points, curves, starts, strict=True):
             style = styles[point.row.run.label]
-            for minutes, line in ((trained, ":"), (heard, "--")):
-                if minutes is not None:
-                    axes.axvline(minutes, color=style.colour, alpha=0.7, linestyle=line, linewidth=1.0)
+            for start, line in ((trained, ":"), (heard, "--")):
+                if start is not None:
+                    axes.axvline(start, color=style.colour, alpha=0.7, linestyle=line, linewidth=1.0)
             if curve:
                 _curve(axes, [x for x, _ in curve], [y for _, y in curve], style)
             _mark(axes, point, headline, style)
@@ -191,13 +191,14 @@ def _against_training(
 
 
 def _against_factor(rows: Sequence[Row], headline: Headline, styles: dict[str, RunStyle]) -> Plot | None:
-    every = [
-        _Point(row, row.run.factor, quality)
-        for row in rows
-        if row.run.factor and (quality := _finite(row.quality(headline)))
-    ]
-    best_rows = {id(row) for row in _best_of_each_run(rows, headline)}
-    points = [point for point in every if id(point.row) in best_rows]
+    def placed(rows: Sequence[Row]) -> list[_Point]:
+        return [
+            _Point(row, row.run.factor, quality)
+            for row in rows
+            if row.run.factor and (quality := _finite(row.quality(headline)))
+        ]
+
+    every, points = placed(rows), placed(_best_of_each_run(rows, headline))
     if len(points) < 2:
         return None
     with drawing() as (figure, axes):

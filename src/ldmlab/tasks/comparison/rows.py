@@ -167,8 +167,7 @@ class Row:
     @property
     def cpu_minutes(self) -> float | None:
         """Processor time of training, the autoencoder's included."""
-        seconds = self.run.total_cost("cpu_seconds")
-        return None if seconds is None else seconds / 60
+        return self.run.total("CPU minutes")
 
     def record(self) -> dict[str, Any]:
         """The row for comparison.json: plain values, nothing rounded."""

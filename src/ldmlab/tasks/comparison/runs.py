@@ -112,7 +112,10 @@ class Run:
     def total_cost(self, key: str) -> float | None:
         """The run's own cost plus that of the autoencoder that it stands on; `key` as in `cost`."""
         own = self.cost.get(key)
-        return None if own is None else own + ((self.cost_autoencoder or {}).get(key) or 0.0)
+        return None if own is None else own + self._cost_before(key)
+
+    def _cost_before(self, key: str) -> float:
+        return (self.cost_autoencoder or {}).get(key) or 0.0
 
     def total(self, name: str) -> float | None:
         """The same in the unit of one of `COSTS`."""
@@ -126,7 +129,7 @@ class Run:
         own = entry.get("step" if key == "steps" else key)
         if not isinstance(own, int | float) or not math.isfinite(own):
             return None
-        return (own + ((self.cost_autoencoder or {}).get(key) or 0.0)) / unit
+        return (own + self._cost_before(key)) / unit
 
     def measured(self, quantity: str, detail: str | None = None) -> Measurement | None:
         """The first measurement of `quantity`, for any detail unless one is asked for."""
