@@ -45,7 +45,7 @@ def test_every_number_of_a_row_can_be_an_axis(study):
     assert {"factor", "CPU minutes", "images seen", "training FLOPs"} <= set(axes["x"]["bind"]["options"])
     assert [value["KID ×10³"] for value in points["data"]["values"]] == [500, 300]
     assert curves["data"]["values"][0] == {
-        "run": "ldm-f1", "KID": 700, "CPU minutes": 5 / 60, "minutes": 2.5 / 60, "images seen": 320,
+        "run": "ldm-f1", "recipe": "ldm-f1", "KID": 700, "CPU minutes": 5 / 60, "minutes": 2.5 / 60, "images seen": 320,
         "training steps": 5, "training FLOPs": 1e9,
     }  # fmt: skip
 
@@ -58,11 +58,20 @@ def test_nothing_in_a_name_ends_the_script_that_it_stands_in(study):
     assert "</script" not in explorer.embedded({"name": "</script>"})
 
 
+def test_seeds_share_a_name_in_the_legend_and_each_has_its_line(study):
+    write_run(study / "ldm-f1-seed-1", euler20(0.6), factor=1, seed=1)
+    points, curves = specs(study)
+    assert points["encoding"]["color"]["scale"]["domain"] == ["ldm-f1 (2 seeds)", "ldm-f4 </script><b>'x'"]
+    assert [value["recipe"] for value in points["data"]["values"][:2]] == ["ldm-f1 (2 seeds)"] * 2
+    assert curves["encoding"]["detail"]["field"] == "run"
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
 def test_a_browser_opens_it_without_an_error_and_its_filters_filter(study):
     from playwright.sync_api import sync_playwright
 
+    write_run(study / "ldm-f1-seed-1", euler20(0.6), factor=1, seed=1)
     page_file = compare([study])
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
@@ -73,17 +82,23 @@ def test_a_browser_opens_it_without_an_error_and_its_filters_filter(study):
         page.on("request", lambda request: asked.append(request.url))
         page.goto(page_file.as_uri())
         drawn = "document.querySelectorAll('.mark-symbol.role-mark path').length =="
-        page.wait_for_function(f"{drawn} 8")  # two points, and three previews of each
+        page.wait_for_function(f"{drawn} 9")  # three points, and three previews of two
         rows = page.locator("tbody tr[data-run]")
-        assert rows.count() == 2
+        assert rows.count() == 3
+        means = page.locator("tbody tr[data-runs]")
+        assert means.count() == 2
 
         page.select_option("#filters select[name=downsampling]", "f4")
-        assert page.locator("#count").inner_text() == "1 of 2 runs"
-        assert [row.is_visible() for row in rows.all()] == [False, True]
+        assert page.locator("#count").inner_text() == "1 of 3 runs"
+        assert [row.is_visible() for row in rows.all()] == [False, False, True]
+        assert [row.is_visible() for row in means.all()] == [False, True]
         page.wait_for_function(f"{drawn} 4")
         page.select_option("#filters select[name=downsampling]", "")
+        page.select_option("#filters select[name=seed]", "1")
+        assert [row.is_visible() for row in means.all()] == [True, False]
+        page.select_option("#filters select[name=seed]", "")
         page.locator(".vega-bind select").first.select_option("CPU minutes")
-        assert page.locator("details[data-run]").count() == 2
+        assert page.locator("details[data-run]").count() == 3
         browser.close()
     assert complaints == []
     assert [url for url in asked if not url.startswith(("file:", "data:"))] == []

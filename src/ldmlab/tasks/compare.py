@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from rich.cells import cell_len
 from rich.console import Console
@@ -21,8 +22,7 @@ from ldmlab.tasks.comparison.markdown import by_evaluations, markdown
 from ldmlab.tasks.comparison.page import render_page
 from ldmlab.tasks.comparison.plots import plots_of
 from ldmlab.tasks.comparison.runs import Findings, find_runs
-from ldmlab.tasks.comparison.seeds import over_seeds
-from ldmlab.tasks.comparison.tables import DataGroup, Table, all_runs, group_by_data
+from ldmlab.tasks.comparison.tables import DataGroup, Sheet, Table, all_runs, group_by_data
 
 
 def compare(
@@ -93,7 +93,8 @@ def _print(findings: Findings, groups: list[DataGroup], page: Path) -> None:
             for table in tables:
                 console.print()
                 console.print(Text.assemble((heading, "bold"), f": {table.title}"))
-                _print_table(console, table)
+                for sheet in table.sheets:
+                    _print_table(console, sheet)
                 for note in table.notes:
                     console.print(Text(note, style="yellow"))
     for line in _left_out(findings):
@@ -102,7 +103,7 @@ def _print(findings: Findings, groups: list[DataGroup], page: Path) -> None:
     console.print(Text(f"page: {_short(page)}", style="bold"), soft_wrap=True)
 
 
-def _print_table(console: Console, table: Table) -> None:
+def _print_table(console: Console, table: Sheet[Any]) -> None:
     cells = table.cells()
     widths = [
         max(*map(cell_len, column.heading.split()), *(cell_len(row[i].text) for row in cells))
@@ -131,7 +132,7 @@ def _markdown_document(findings: Findings, groups: list[DataGroup]) -> str:
         parts += [f"## {group.title}", *group.notes]
         for heading, tables in _headed(group):
             for table in tables:
-                parts += [f"### {heading}: {table.title}", markdown(table), *table.notes]
+                parts += [f"### {heading}: {table.title}", *map(markdown, table.sheets), *table.notes]
                 if samplers := by_evaluations(table):
                     parts.append(samplers)
         commands = [command for run in group.runs("diffusion") if (command := run.command())]
@@ -147,11 +148,13 @@ def _records(findings: Findings, groups: list[DataGroup]) -> dict[str, list[dict
         "diffusion": [table for group in groups for table in group.diffusion],
         "autoencoders": [table for group in groups for table in group.autoencoders],
     }
-    repeated = [same for found in tables.values() for table in found for same in over_seeds(table.rows)]
+    means = [
+        recipe.record(table.columns) for found in tables.values() for table in found for recipe in table.over_seeds.rows
+    ]
     remarks = {"not_finished": findings.unfinished, "not_readable": findings.unreadable}
     return {
         **{stage: [row.record() for table in found for row in table.rows] for stage, found in tables.items()},
-        "over_seeds": [same.record() for same in repeated],
+        "over_seeds": means,
         **{why: [{"run": r.label, "reason": r.reason} for r in found] for why, found in remarks.items()},
     }
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Generic, Literal, TypeVar
 
 from ldmlab.tasks.comparison.rows import BICUBIC, REAL, RECONSTRUCTION, Headline, Row
 from ldmlab.tasks.comparison.runs import Measurement
+
+T = TypeVar("T")
 
 ABSENT = "–"
 PAIRS = (("precision", "recall"), ("density", "coverage"))
@@ -16,21 +18,21 @@ PAIRS = (("precision", "recall"), ("density", "coverage"))
 
 
 @dataclass(frozen=True)
-class Column:
-    """One column: `text` is what a cell shows, `value` what "best" is decided by.
+class Column(Generic[T]):
+    """One column: `text` is what a cell shows, `value` what "best" is decided by, in the unit shown.
 
     `secondary` columns give way when a terminal is narrow.
     """
 
     heading: str
-    text: Callable[[Row], str]
-    value: Callable[[Row], float | None] = lambda row: None
+    text: Callable[[T], str]
+    value: Callable[[T], float | None] = lambda row: None
     better: Literal["lower", "higher"] | None = None
     meaning: str = ""
     secondary: bool = False
     numeric: bool = True
 
-    def best(self, rows: Sequence[Row]) -> float | None:
+    def best(self, rows: Sequence[T]) -> float | None:
         """The best value among rows; None where there is nothing to choose from."""
         values = [v for row in rows if (v := self.value(row)) is not None and math.isfinite(v)]
         if self.better is None or len(values) < 2:
@@ -66,7 +68,11 @@ def distance(measurement: Measurement | None, kind: Headline = "kid") -> str:
     if measurement is None:
         return ABSENT
     scale = 1e3 if kind == "kid" else 1.0
-    value, error = measurement.value * scale, (measurement.standard_error or 0.0) * scale
+    return plus_minus(measurement.value * scale, (measurement.standard_error or 0.0) * scale)
+
+
+def plus_minus(value: float, error: float) -> str:
+    """A value with its error, where there is one."""
     if not error or not math.isfinite(value) or not math.isfinite(error):
         return number(value)
     decimals = max(0, 1 - math.floor(math.log10(error)))  # two digits of the error say all that the value knows
@@ -89,7 +95,7 @@ def guidance(row: Row) -> str:
     return ", ".join([*([f"{told['scale']:g}"] if "scale" in told else []), *others]) or ABSENT
 
 
-def diffusion_columns(rows: list[Row], headline: Headline | None) -> list[Column]:
+def diffusion_columns(rows: list[Row], headline: Headline | None) -> list[Column[Row]]:
     """The columns of a table of diffusion models."""
     kind: Headline = headline or "kid"
     unit = "KID ×10³" if kind == "kid" else "FD"
@@ -129,7 +135,7 @@ def diffusion_columns(rows: list[Row], headline: Headline | None) -> list[Column
     ]
 
 
-def autoencoder_columns(rows: list[Row]) -> list[Column]:
+def autoencoder_columns(rows: list[Row]) -> list[Column[Row]]:
     """The columns of a table of autoencoders."""
 
     def value(quantity: str) -> Callable[[Row], float | None]:
@@ -164,17 +170,17 @@ def autoencoder_columns(rows: list[Row]) -> list[Column]:
     ]
 
 
-def _distance_columns(rows: list[Row], headline: Headline | None) -> list[Column]:
+def _distance_columns(rows: list[Row], headline: Headline | None) -> list[Column[Row]]:
     """KID, its N, and one column of Fréchet distances for every N: a column never mixes two of them."""
     kid = [
-        Column(
+        Column[Row](
             "KID ×10³",
             lambda row: distance(row.kid),
-            lambda row: row.kid.value if row.kid else None,
+            lambda row: 1e3 * row.kid.value if row.kid else None,
             "lower",
             "Kernel distance in thousandths ± standard error; unbiased, so comparable across N.",
         ),
-        Column(
+        Column[Row](
             "N",
             lambda row: str((m and m.samples) or ABSENT) if (m := row.kid or row.frechet) else ABSENT,
             meaning="Images sampled for the distance.",
@@ -186,12 +192,12 @@ def _distance_columns(rows: list[Row], headline: Headline | None) -> list[Column
     return [*frechet, *kid] if headline == "frechet" else [*kid, *frechet]
 
 
-def _fidelity_columns(rows: list[Row]) -> list[Column]:
+def _fidelity_columns(rows: list[Row]) -> list[Column[Row]]:
     """One column for everything that was looked at in images that were told something, beside what real ones reach."""
     return [_fidelity_column(name) for name in dict.fromkeys(name for row in rows for name in row.fidelity)]
 
 
-def _fidelity_column(quantity: str) -> Column:
+def _fidelity_column(quantity: str) -> Column[Row]:
     def mine(row: Row) -> float | None:
         return found.value if (found := row.fidelity.get(quantity)) else None
 
@@ -215,7 +221,7 @@ def _fidelity_column(quantity: str) -> Column:
     )
 
 
-def _frechet_column(quantity: str, samples: int | None) -> Column:
+def _frechet_column(quantity: str, samples: int | None) -> Column[Row]:
     def mine(row: Row) -> Measurement | None:
         same = row.frechet and (row.frechet.quantity, row.frechet.samples) == (quantity, samples)
         return row.frechet if same else None
@@ -235,7 +241,7 @@ def own_distance_kind(row: Row) -> tuple[str, int] | None:
     return (found.quantity, found.samples or 0) if found else None
 
 
-def _own_distance_column(quantity: str, samples: int) -> Column:
+def _own_distance_column(quantity: str, samples: int) -> Column[Row]:
     def mine(row: Row) -> float | None:
         same = row.own_distance and own_distance_kind(row) == (quantity, samples)
         return row.own_distance.value if row.own_distance and same else None
@@ -249,7 +255,7 @@ def _own_distance_column(quantity: str, samples: int) -> Column:
     )
 
 
-def _pair_column(fidelity: str, diversity: str) -> Column:
+def _pair_column(fidelity: str, diversity: str) -> Column[Row]:
     """Two of the four metrics of neighbours, which say little apart: fidelity alone rises under blur."""
 
     def text(row: Row) -> str:
@@ -264,7 +270,7 @@ def _floor(row: Row, kind: Headline, detail: str) -> str:
     return distance(row.floor(kind, detail), kind).partition(" ±")[0]  # its error is among the run's details
 
 
-def _floor_column(kind: Headline, unit: str, detail: str) -> Column:
+def _floor_column(kind: Headline, unit: str, detail: str) -> Column[Row]:
     name, meaning = _FLOORS[detail]
     return Column(f"floor: {name} {unit}", lambda row: _floor(row, kind, detail), meaning=meaning, secondary=True)
 
@@ -287,18 +293,20 @@ _MAIN_FIDELITY = (
     "probe_label", "super_resolution_psnr", "inpainting_inside_psnr",
 )  # fmt: skip
 """Of many that say nearly the same, those that are shown where there is little room."""
-_RUN = Column("run", lambda row: row.run.label, numeric=False)
-_FACTOR = Column("f", lambda row: f"f{row.run.factor}" if row.run.factor else ABSENT, meaning="Downsampling factor.")
-_CPU_MINUTES = Column(
+_RUN = Column[Row]("run", lambda row: row.run.label, numeric=False)
+_FACTOR = Column[Row](
+    "f", lambda row: f"f{row.run.factor}" if row.run.factor else ABSENT, meaning="Downsampling factor."
+)
+_CPU_MINUTES = Column[Row](
     "CPU min",
     lambda row: ("≥ " if row.run.autoencoder_cost_unknown else "") + number(row.cpu_minutes),
     meaning="Processor minutes of training, the autoencoder's included.",
 )
-_MINUTES = Column(
+_MINUTES = Column[Row](
     "min",
     lambda row: number(row.run.total("minutes")),
     meaning="Minutes of training on the clock, the autoencoder's included.",
     secondary=True,
 )
-_PARAMETERS = Column("parameters", _parameters, meaning="Denoiser + autoencoder.", secondary=True)
-_SEED = Column("seed", lambda row: ABSENT if row.run.seed is None else str(row.run.seed), secondary=True)
+_PARAMETERS = Column[Row]("parameters", _parameters, meaning="Denoiser + autoencoder.", secondary=True)
+_SEED = Column[Row]("seed", lambda row: ABSENT if row.run.seed is None else str(row.run.seed), secondary=True)

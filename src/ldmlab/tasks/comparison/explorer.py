@@ -81,9 +81,10 @@ def filters(runs: Iterable[Run]) -> dict[str, list[str]]:
 
 
 def _points(table: Table, styles: dict[str, RunStyle]) -> Spec | None:
-    values = [{"run": row.run.label, "setting": row.setting, **quantities(row)} for row in table.rows]
+    values = [{**_named(row, styles), "setting": row.setting, **quantities(row)} for row in table.rows]
     # what some rows have and others have not can be looked at too
-    axes = [name for name in dict.fromkeys(key for value in values for key in value) if name not in ("run", "setting")]
+    names = dict.fromkeys(key for value in values for key in value)
+    axes = [name for name in names if name not in ("run", "recipe", "setting")]
     if len(values) < 2 or len(axes) < 2:
         return None
     y = next((name for name in ("KID ×10³", "Fréchet distance") if name in axes), axes[0])
@@ -110,7 +111,7 @@ def _points(table: Table, styles: dict[str, RunStyle]) -> Spec | None:
 
 
 def _curves(table: Table, styles: dict[str, RunStyle]) -> Spec | None:
-    values = [value for row in _one_of_each(table.rows) for value in _previews(row)]
+    values = [{**_named(row, styles), **value} for row in _one_of_each(table.rows) for value in _previews(row)]
     if not values:
         return None
     return {
@@ -131,6 +132,7 @@ def _curves(table: Table, styles: dict[str, RunStyle]) -> Spec | None:
                 "title": "KID ×10³ of previews",
             },
             **_looks(table.rows, styles),
+            "detail": {"field": "run", "type": "nominal"},  # a line for each seed
             "tooltip": [
                 {"field": "run", "type": "nominal"},
                 {"field": "KID", "type": "quantitative", "format": ".4~g"},
@@ -147,13 +149,17 @@ def _previews(row: Row) -> list[dict[str, Any]]:
         return []
     return [
         {
-            "run": row.run.label,
             "KID": 1e3 * entry[key],
             **{name: value for name in COSTS if (value := row.run.cost_then(entry, name)) is not None},
         }
         for entry in row.run.history()
         if isinstance(entry.get(key), int | float) and math.isfinite(entry[key])
     ]
+
+
+def _named(row: Row, styles: dict[str, RunStyle]) -> dict[str, str]:
+    """The run, by which the page filters, and what legends call it."""
+    return {"run": row.run.label, "recipe": styles[row.run.label].name}
 
 
 def _one_of_each(rows: list[Row]) -> list[Row]:
@@ -182,7 +188,7 @@ def _choice(name: str, options: list[str], value: str) -> Spec:
 
 def _looks(rows: list[Row], styles: dict[str, RunStyle]) -> Spec:
     """Colours and markers of the page's other plots."""
-    runs = list(dict.fromkeys(row.run.label for row in rows))
+    looks = list(dict.fromkeys(styles[row.run.label] for row in rows))
     legend = {
         "orient": "bottom",
         "columns": 3,
@@ -192,10 +198,11 @@ def _looks(rows: list[Row], styles: dict[str, RunStyle]) -> Spec:
         "title": None,
         "symbolSize": 90,
     }
-    looks = {"color": [styles[run].colour for run in runs], "shape": [SHAPES[styles[run].marker] for run in runs]}
+    names = [look.name for look in looks]
+    ranges = {"color": [look.colour for look in looks], "shape": [SHAPES[look.marker] for look in looks]}
     return {
-        channel: {"field": "run", "type": "nominal", "scale": {"domain": runs, "range": values}, "legend": legend}
-        for channel, values in looks.items()
+        channel: {"field": "recipe", "type": "nominal", "scale": {"domain": names, "range": values}, "legend": legend}
+        for channel, values in ranges.items()
     }
 
 

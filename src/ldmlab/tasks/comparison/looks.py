@@ -6,11 +6,11 @@ import io
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ldmlab.tasks.comparison.runs import Run
-from ldmlab.tasks.comparison.seeds import same_but_seed
+from ldmlab.tasks.comparison.seeds import same_but_seed, shortest_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,10 +45,11 @@ _STYLE: dict[Any, Any] = {
 
 @dataclass(frozen=True)
 class RunStyle:
-    """How a run looks in every plot of a page."""
+    """How a run looks in every plot of a page, and what it is called in their legends."""
 
     colour: str
     marker: str
+    name: str = ""
 
     @property
     def glyph(self) -> str:
@@ -68,7 +69,8 @@ def run_styles(runs: Iterable[Run]) -> dict[str, RunStyle]:
     for members in by_stage.values():
         groups = same_but_seed(members, lambda run: run)
         for same, style in zip(groups, styles_for(len(groups)), strict=True):
-            styles |= {run.label: style for run in same}
+            name = shortest_name(same) + (f" ({len(same)} seeds)" if len(same) > 1 else "")
+            styles |= {run.label: replace(style, name=name) for run in same}
     return styles
 
 

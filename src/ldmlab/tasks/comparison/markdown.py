@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 from ldmlab.tasks.comparison.columns import ABSENT, distance, number
 from ldmlab.tasks.comparison.rows import Row, by_series
-from ldmlab.tasks.comparison.tables import Table
+from ldmlab.tasks.comparison.tables import Sheet, Table
 
 
-def markdown(table: Table) -> str:
+def markdown(table: Sheet[Any]) -> str:
     """The table in Markdown."""
     lines = [
         "| " + " | ".join(_markdown_text(column.heading) for column in table.columns) + " |",

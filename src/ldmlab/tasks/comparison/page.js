@@ -12,6 +12,9 @@ function chosen() {
 function apply() {
   const shown = chosen();
   for (const element of document.querySelectorAll("[data-run]")) element.hidden = !shown.includes(element.dataset.run);
+  for (const row of document.querySelectorAll("[data-runs]")) {
+    row.hidden = !JSON.parse(row.dataset.runs).some((run) => shown.includes(run));
+  }
   for (const view of views) view.signal("runs", shown).runAsync();
   if (form) document.getElementById("count").textContent = `${shown.length} of ${Object.keys(runs).length} runs`;
 }
@@ -20,7 +23,9 @@ const theme = matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : unde
 for (const place of document.querySelectorAll(".chart")) {
   const spec = JSON.parse(place.nextElementSibling.textContent);
   const actions = { export: true, source: false, compiled: false, editor: false };
-  vegaEmbed(place, spec, { actions, theme, renderer: "svg", config: { background: "transparent" } }).then(({ view }) => {
+  // errors alone: Vega also warns of a chart that a filter has left empty
+  const options = { actions, theme, renderer: "svg", logLevel: 1, config: { background: "transparent" } };
+  vegaEmbed(place, spec, options).then(({ view }) => {
     views.push(view);
     apply();
   });

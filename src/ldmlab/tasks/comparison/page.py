@@ -16,7 +16,7 @@ from ldmlab.tasks.comparison.columns import count, distance
 from ldmlab.tasks.comparison.looks import run_styles
 from ldmlab.tasks.comparison.plots import plots_of
 from ldmlab.tasks.comparison.runs import Findings, Run
-from ldmlab.tasks.comparison.tables import DataGroup, Table, all_runs
+from ldmlab.tasks.comparison.tables import DataGroup, all_runs
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -59,7 +59,6 @@ def render_page(findings: Findings, groups: list[DataGroup]) -> str:
         sample_grid=lambda run: Image.read(run.sample_grid()),
         reconstruction_grid=lambda run: Image.read(run.reconstruction_grid()),
         grid_caption=lambda run, group: _grid_caption(run, group),
-        best_sentence=_best_sentence,
         manifest_text=lambda manifest: json.dumps(manifest, ensure_ascii=False, indent=None),
         count=count,
         charts=lambda table: explorer.charts(table, styles),
@@ -83,11 +82,3 @@ def _grid_caption(run: Run, group: DataGroup) -> str:
             parts.append(f"KID ×10³ {distance(best.kid)}{setting}")
             break  # one yardstick is enough for a caption: that of the first table
     return " · ".join(parts)
-
-
-def _best_sentence(table: Table) -> str:
-    best = table.best
-    if best is None or table.headline is None or len(table.rows) < 2:
-        return ""
-    name = "KID ×10³" if table.headline == "kid" else "Fréchet distance"
-    return f"Lowest {name}: {best.label}, {distance(best.quality(table.headline), table.headline)}."

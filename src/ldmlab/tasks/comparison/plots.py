@@ -32,6 +32,10 @@ class Plot:
     caption: str
     runs: list[Run]
 
+    def legend(self, styles: dict[str, RunStyle]) -> list[RunStyle]:
+        """The looks of its runs, each once: those that differ in their seeds alone share one."""
+        return list(dict.fromkeys(styles[run.label] for run in self.runs))
+
     @property
     def svg(self) -> str:
         """For a page."""
@@ -42,9 +46,8 @@ class Plot:
         """As a PNG with a legend and a white ground, for a paper."""
         with styled():
             axes = self.figure.axes[0]
-            for run in self.runs:
-                style = styles[run.label]
-                axes.plot([], [], color=style.colour, marker=style.marker, linestyle="none", label=run.label)
+            for style in self.legend(styles):
+                axes.plot([], [], color=style.colour, marker=style.marker, linestyle="none", label=style.name)
             if axes.get_legend_handles_labels()[0]:
                 axes.legend(frameon=False, fontsize=8)
             self.figure.savefig(path, dpi=200, facecolor="white")

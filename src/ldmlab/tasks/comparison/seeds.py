@@ -3,70 +3,144 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from statistics import fmean, stdev
+from statistics import fmean, stdev, variance
 from typing import Any, TypeVar
 
-from ldmlab.tasks.comparison.columns import distance
-from ldmlab.tasks.comparison.rows import Headline, Row
-from ldmlab.tasks.comparison.runs import Measurement, Run
+from ldmlab.tasks.comparison.columns import ABSENT, Column, number, plus_minus
+from ldmlab.tasks.comparison.rows import Row
+from ldmlab.tasks.comparison.runs import Run
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class OverSeeds:
-    """What one recipe reached at several seeds with one sampler setting."""
+class Recipe:
+    """Rows that differ in their seeds alone, or a single one: what a recipe reached with one sampler setting."""
 
     rows: list[Row]
 
     @property
+    def name(self) -> str:
+        """What its runs are called together."""
+        return shortest_name(row.run for row in self.rows)
+
+    @property
     def label(self) -> str:
-        """The run of the shortest name, and the seeds."""
-        shortest = min((row.label for row in self.rows), key=len)
+        """The same with the sampler setting."""
+        return min((row.label for row in self.rows), key=len)
+
+    @property
+    def labels(self) -> list[str]:
+        """What each of its runs is called."""
+        return [row.run.label for row in self.rows]
+
+    @property
+    def seeds(self) -> str:
+        """The seeds, with those of the autoencoders where they differ too."""
         seeds = [row.run.seeds for row in self.rows]
         several_autoencoders = len({autoencoder for _, autoencoder in seeds}) > 1
-        told = [f"{own}/{autoencoder}" if several_autoencoders else str(own) for own, autoencoder in seeds]
-        return f"{shortest} over seeds {', '.join(told)}"
+        told = (f"{own}/{autoencoder}" if several_autoencoders else str(own) for own, autoencoder in seeds)
+        return ", ".join(told)
 
-    def of(self, headline: Headline) -> Measurement | None:
-        """The mean of a distance, with the standard deviation between runs in place of an error.
+    def values(self, column: Column[Row]) -> list[float]:
+        """What a column has for each run, of those that have it."""
+        found = (column.value(row) for row in self.rows)
+        return [value for value in found if value is not None and math.isfinite(value)]
 
-        None unless all rows have it, from as many images.
-        """
-        found = [row.quality(headline) for row in self.rows]
-        values = [m.value for m in found if m is not None and math.isfinite(m.value)]
-        sizes = {m.samples for m in found if m}
-        if len(values) < len(self.rows) or len(sizes) > 1:
-            return None
-        return Measurement("", fmean(values), stdev(values), {"samples": sizes.pop()})
+    def mean(self, column: Column[Row]) -> float | None:
+        """Over the runs that have a value; None where none has."""
+        values = self.values(column)
+        return fmean(values) if values else None
 
-    def note(self) -> str | None:
-        """One line for people, None where there is nothing to say."""
-        names: dict[Headline, str] = {"kid": "KID ×10³", "frechet": "FD"}
-        told = [f"{name} {distance(found, kind)}" for kind, name in names.items() if (found := self.of(kind))]
-        return f"{self.label}: {', '.join(told)} (mean ± standard deviation)." if told else None
+    def text(self, column: Column[Row]) -> str:
+        """Mean and standard deviation between runs, and how many they are where some have no value."""
+        values = self.values(column)
+        if not values:
+            return ABSENT
+        told = plus_minus(fmean(values), stdev(values)) if len(values) > 1 else number(values[0])
+        return told if len(values) == len(self.rows) else f"{told} ({len(values)} of {len(self.rows)})"
 
-    def record(self) -> dict[str, Any]:
+    def record(self, columns: Iterable[Column[Row]]) -> dict[str, Any]:
         """The same for comparison.json: plain values, nothing rounded."""
         first = self.rows[0]
-        found: dict[str, Any] = {
-            "runs": [row.run.label for row in self.rows],
+        return {
+            "runs": self.labels,
             "stage": first.run.stage,
             "yardstick": asdict(first.yardstick) if first.yardstick else None,
             "setting": first.setting,
             "seeds": [row.run.seeds for row in self.rows],
+            "values": {
+                column.heading: {"mean": fmean(values), "standard_deviation": deviation(values), "runs": len(values)}
+                for column in averaged(columns)
+                if (values := self.values(column))
+            },
         }
-        kinds: tuple[Headline, ...] = ("kid", "frechet")
-        for kind in kinds:
-            mean = self.of(kind)
-            found |= {
-                f"{kind}_mean": mean and mean.value,
-                f"{kind}_standard_deviation": mean and mean.standard_error,
-                f"{kind}_samples": mean and mean.samples,
-            }
-        return found
+
+
+def deviation(values: Sequence[float]) -> float | None:
+    """The standard deviation between runs; None of a single one."""
+    return stdev(values) if len(values) > 1 else None
+
+
+def averaged(columns: Iterable[Column[Row]]) -> list[Column[Row]]:
+    """The columns of which a mean over seeds is taken: those in which one run can be better than another."""
+    return [column for column in columns if column.better]
+
+
+def recipe_columns(columns: list[Column[Row]]) -> list[Column[Recipe]]:
+    """The columns of a table of recipes, made of those of the table of runs."""
+
+    def same_for_all(column: Column[Row]) -> Column[Recipe]:
+        return Column(
+            column.heading,
+            lambda recipe: column.text(recipe.rows[0]),
+            secondary=column.secondary,
+            numeric=column.numeric,
+        )
+
+    def mean(column: Column[Row]) -> Column[Recipe]:
+        return Column(
+            column.heading,
+            lambda recipe: recipe.text(column),
+            lambda recipe: recipe.mean(column),
+            column.better,
+            f"{column.meaning} Here the mean of runs ± the standard deviation between them.",
+            column.secondary,
+        )
+
+    settings = [same_for_all(column) for column in columns if column.heading in ("f", "sampler@steps", "guidance")]
+    name = Column[Recipe]("runs of", lambda recipe: recipe.name, numeric=False)
+    seeds = Column[Recipe]("seeds", lambda recipe: recipe.seeds, numeric=False)
+    return [name, *settings, seeds, *map(mean, averaged(columns))]
+
+
+def chance(recipes: Sequence[Recipe], quality: Column[Row]) -> str | None:
+    """How far seeds alone move the quality, and which recipes the best one does not beat by more than that.
+
+    The deviation is pooled over recipes, as each has few runs; None where no recipe has two.
+    """
+    found = [(recipe, values) for recipe in recipes if (values := recipe.values(quality))]
+    freedom = sum(len(values) - 1 for _, values in found)
+    if not freedom:
+        return None
+    pooled = math.sqrt(sum((len(values) - 1) * variance(values) for _, values in found if len(values) > 1) / freedom)
+    best, top = min(found, key=lambda pair: fmean(pair[1]))
+    tied = [
+        recipe.label
+        for recipe, values in found
+        if recipe is not best and fmean(values) - fmean(top) <= 2 * pooled * math.sqrt(1 / len(values) + 1 / len(top))
+    ]
+    told = f"From seed to seed {quality.heading} differs by {number(pooled)} (standard deviation, pooled)"
+    return f"{told}; within two standard errors of the best mean: {', '.join(tied) or 'none'}."
+
+
+def recipes(rows: Iterable[Row]) -> list[Recipe]:
+    """Every recipe and sampler setting, in the order of the rows; no row at all where none has several seeds."""
+    groups = same_but_seed(rows, lambda row: row.run, lambda row: row.detail)
+    found = [Recipe(sorted(group, key=lambda row: str(row.run.seeds))) for group in groups]
+    return found if any(len(recipe.rows) > 1 for recipe in found) else []
 
 
 def same_but_seed(
@@ -77,25 +151,24 @@ def same_but_seed(
     Where a seed comes twice, as in two studies on two revisions, each study has its own group; and each run where it
     comes twice in a study.
     """
-    groups: dict[object, list[T]] = {}
-    for item in items:
-        groups.setdefault((run_of(item).recipe, also(item)), []).append(item)
+
+    def no_seed_twice(group: list[T]) -> bool:
+        return len({run_of(item).seeds for item in group}) == len(group)
+
     found = []
-    for group in groups.values():
-        if len({run_of(item).seeds for item in group}) == len(group):
-            found.append(group)
-            continue
-        apart: dict[object, list[T]] = {}
-        for item in group:
-            apart.setdefault(run_of(item).folder.parent, []).append(item)
-        for study in apart.values():
-            several = len({run_of(item).seeds for item in study}) == len(study)
-            found += [study] if several else [[item] for item in study]
+    for group in _grouped(items, lambda item: (run_of(item).recipe, also(item))):
+        for part in [group] if no_seed_twice(group) else _grouped(group, lambda item: run_of(item).folder.parent):
+            found += [part] if no_seed_twice(part) else [[item] for item in part]
     return found
 
 
-def over_seeds(rows: Iterable[Row]) -> list[OverSeeds]:
-    """Every recipe and sampler setting of which there are runs with several seeds, in the order of the rows."""
-    groups = same_but_seed(rows, lambda row: row.run, lambda row: row.detail)
-    ordered = (sorted(group, key=lambda row: str(row.run.seeds)) for group in groups)
-    return [OverSeeds(group) for group in ordered if len({row.run.seeds for row in group}) > 1]
+def shortest_name(runs: Iterable[Run]) -> str:
+    """What runs of one recipe are called together: `ldm-f4`, of which another is `ldm-f4-seed-1`."""
+    return min((run.label for run in runs), key=len)
+
+
+def _grouped(items: Iterable[T], key: Callable[[T], Hashable]) -> list[list[T]]:
+    groups: dict[Hashable, list[T]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return list(groups.values())

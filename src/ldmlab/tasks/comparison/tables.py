@@ -8,9 +8,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-from ldmlab.tasks.comparison.columns import Column, autoencoder_columns, diffusion_columns
+from ldmlab.tasks.comparison.columns import Column, autoencoder_columns, diffusion_columns, distance
 from ldmlab.tasks.comparison.rows import (
     Headline,
     Row,
@@ -21,7 +21,9 @@ from ldmlab.tasks.comparison.rows import (
     sort_rows,
 )
 from ldmlab.tasks.comparison.runs import Run
-from ldmlab.tasks.comparison.seeds import over_seeds
+from ldmlab.tasks.comparison.seeds import Recipe, chance, recipe_columns, recipes
+
+T = TypeVar("T")
 
 CONDITIONS = ("device", "threads", "dtype", "torch")
 """Keys of a speed manifest that make two speeds incomparable when they differ."""
@@ -37,29 +39,16 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Table:
-    """Rows on one yardstick, sorted by factor and quality."""
+class Sheet(Generic[T]):
+    """Rows and columns."""
 
-    stage: str
-    yardstick: Yardstick | None
-    rows: list[Row]
+    rows: list[T]
+    columns: list[Column[T]]
     headline: Headline | None
-    columns: list[Column]
-    notes: list[str]
-
-    @property
-    def title(self) -> str:
-        """What the distances were measured with."""
-        return str(self.yardstick) if self.yardstick else "no distance measured"
-
-    @property
-    def best(self) -> Row | None:
-        """The row with the lowest distance, where that means anything."""
-        return best_row(self.rows, self.headline)
 
     @property
     def quality_column(self) -> int | None:
-        """The place of the column that rows are sorted by."""
+        """The place of the column that says which row is best."""
         headings = [column.heading for column in self.columns]
         start = ("FD", "FID") if self.headline == "frechet" else ("KID",)
         return next((place for place, heading in enumerate(headings) if heading.startswith(start)), None)
@@ -74,6 +63,43 @@ class Table:
             ]
             for row in self.rows
         ]
+
+
+@dataclass(frozen=True)
+class Table(Sheet[Row]):
+    """Rows on one yardstick, sorted by factor and quality.
+
+    `over_seeds` has the means of runs that differ in their seeds alone, and is empty where there are none.
+    """
+
+    stage: str
+    yardstick: Yardstick | None
+    over_seeds: Sheet[Recipe]
+    notes: list[str]
+
+    @property
+    def title(self) -> str:
+        """What the distances were measured with."""
+        return str(self.yardstick) if self.yardstick else "no distance measured"
+
+    @property
+    def sheets(self) -> list[Sheet[Any]]:
+        """What there is to show: the means where there are any, and the runs."""
+        return [self.over_seeds, self] if self.over_seeds.rows else [self]
+
+    @property
+    def best(self) -> str:
+        """Which row has the lowest distance, in a sentence; of several seeds, which has the lowest mean."""
+        if self.headline is None or self.quality_column is None or len(self.rows) < 2:
+            return ""
+        quality = self.columns[self.quality_column]
+        scored = [recipe for recipe in self.over_seeds.rows if recipe.values(quality)]
+        if scored:
+            lowest = min(scored, key=lambda recipe: recipe.mean(quality) or 0.0)
+            return f"Lowest mean {quality.heading} over seeds: {lowest.label}, {lowest.text(quality)}."
+        best = best_row(self.rows, self.headline)
+        name = "KID ×10³" if self.headline == "kid" else "Fréchet distance"
+        return f"Lowest {name}: {best.label}, {distance(best.quality(self.headline), self.headline)}." if best else ""
 
 
 @dataclass(frozen=True)
@@ -132,19 +158,26 @@ def _tables(stage: str, runs: Iterable[Run]) -> list[Table]:
         headline = headline_of(unsorted)
         rows = sort_rows(unsorted, headline)
         columns = diffusion_columns(rows, headline) if stage == "diffusion" else autoencoder_columns(rows)
-        tables.append(Table(stage, yardstick, rows, headline, columns, _notes(rows, headline)))
+        means = Sheet(recipes(rows), recipe_columns(columns), headline)
+        table = Table(rows, columns, headline, stage, yardstick, means, [])
+        table.notes.extend(_notes(table))
+        tables.append(table)
     # the table with the most rows is what a study is about; what was not measured comes last
     return sorted(tables, key=lambda table: (table.yardstick is None, -len(table.rows)))
 
 
-def _notes(rows: list[Row], headline: Headline | None) -> list[str]:
-    notes = []
+def _notes(table: Table) -> list[str]:
+    rows, notes = table.rows, []
     sizes = {row.frechet.samples for row in rows if row.frechet}
     if len(sizes) > 1:
         listed = ", ".join(str(size or "unknown") for size in sorted(sizes, key=lambda size: size or 0))
         notes.append(f"Fréchet distances are not comparable (N differs: {listed}): each N has its own column.")
-    notes += [note for same in over_seeds(rows) if (note := same.note()) is not None]
-    if tied := _within_error(rows, headline):
+    if table.over_seeds.rows:
+        if table.quality_column is not None and (
+            note := chance(table.over_seeds.rows, table.columns[table.quality_column])
+        ):
+            notes.append(note)
+    elif tied := _within_error(rows, table.headline):
         notes.append(f"Within two standard errors of the best: {', '.join(tied)}.")
     conditions = {
         key: sorted({str(m.manifest[key]) for m in speeds if key in m.manifest})
