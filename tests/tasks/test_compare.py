@@ -19,7 +19,7 @@ from ldmlab.tasks.compare import compare
 from ldmlab.tasks.comparison.looks import run_styles
 from ldmlab.tasks.comparison.plots import plots_of, training_curve
 from ldmlab.tasks.comparison.runs import find_runs
-from ldmlab.tasks.comparison.tables import group_by_data
+from ldmlab.tasks.comparison.tables import all_runs, group_by_data
 
 SHAPES = {"name": "shapes", "fingerprint": "ab12", "image_size": 32}
 
@@ -335,7 +335,8 @@ def test_names_are_escaped_everywhere(tmp_path: Path) -> None:
     assert "i" not in {tag for tag, _ in _Tags(page.read_text()).found}
     assert "<script>alert" not in page.read_text()
     assert "&lt;script&gt;alert(1)" in page.read_text()
-    assert "<script>" not in page.with_suffix(".md").read_text()
+    for tag in ("<script>", "<i>"):
+        assert tag not in page.with_suffix(".md").read_text()
     (rows,) = markdown_tables(page)
     assert "a\\|b" in rows[0]["run"]
 
@@ -381,25 +382,26 @@ def test_plots_are_saved_as_png_files_that_say_which_run_is_which(tmp_path: Path
         assert len(Image.open(path).convert("L").getcolors()) > 10  # something is drawn
 
 
+def with_seeds(folder: Path, **kids: list[float]) -> None:
+    """A recipe for each name, named after its factor, and a run of it for each distance, in thousandths."""
+    for name, values in kids.items():
+        for seed, kid in enumerate(values):
+            label = f"ldm-{name}-seed-{seed}" if len(values) > 1 else f"ldm-{name}"
+            write_run(folder / label, euler20(kid / 1000), seed=seed, factor=int(name[1:]))
+
+
 def test_runs_that_differ_in_their_seed_alone_are_told_with_their_mean_and_look_the_same(tmp_path: Path) -> None:
-    for seed, kid in enumerate((0.30, 0.32, 0.34)):
-        write_run(tmp_path / f"ldm-f4-seed-{seed}", euler20(kid), seed=seed)
-    write_run(tmp_path / "ldm-f2", euler20(0.31), factor=2)
+    with_seeds(tmp_path, f4=[340, 320, 300], f2=[330])
     page = compare([tmp_path])
     (group,) = group_by_data(find_runs([tmp_path]).runs)
     means, runs = markdown_tables(page)
     assert len(runs) == 4
     by_recipe = {row["runs of"]: row for row in means}
-    assert by_recipe["ldm-f4-seed-0"]["seeds"] == "0, 1, 2"
-    assert by_recipe["ldm-f4-seed-0"]["KID ×10³"] == "320 ± 20"
-    assert (by_recipe["ldm-f2"]["seeds"], by_recipe["ldm-f2"]["KID ×10³"]) == ("0", "**310**")
-    assert by_recipe["ldm-f4-seed-0"]["images/s"] == "**233**"
-    assert group.diffusion[0].best == "Lowest mean KID ×10³ over seeds: ldm-f2 euler@20, 310."
-    (note,) = group.diffusion[0].notes
-    assert note == (
-        "From seed to seed KID ×10³ differs by 20.0 (standard deviation, pooled); "
-        "within two standard errors of the best mean: ldm-f4-seed-0 euler@20."
-    )
+    assert by_recipe["ldm-f4"]["seeds"] == "0, 1, 2"
+    assert by_recipe["ldm-f4"]["KID ×10³"] == "**320 ± 20**"
+    assert (by_recipe["ldm-f2"]["seeds"], by_recipe["ldm-f2"]["KID ×10³"]) == ("0", "330")
+    assert by_recipe["ldm-f4"]["images/s"] == "**233**"
+    assert group.diffusion[0].best == "Lowest mean KID ×10³: ldm-f4 euler@20, 320 ± 20."
     single, record = records(page)["over_seeds"]
     assert single["runs"] == ["ldm-f2"]
     assert record["seeds"] == [[0, None], [1, None], [2, None]]
@@ -409,22 +411,87 @@ def test_runs_that_differ_in_their_seed_alone_are_told_with_their_mean_and_look_
         "standard_deviation": pytest.approx(20),
         "runs": 3,
     }
-    styles = run_styles(find_runs([tmp_path]).runs)
+    styles = run_styles(all_runs([group]))
+    assert {styles[f"ldm-f4-seed-{seed}"].name for seed in range(3)} == {"ldm-f4"}
     assert len({styles[f"ldm-f4-seed-{seed}"] for seed in range(3)}) == 1
     assert styles["ldm-f2"] != styles["ldm-f4-seed-0"]
     plot = next(plot for plot in plots_of(group.diffusion[0], styles) if plot.title == "Quality against compression")
     line = next(line for line in plot.figure.axes[0].lines if len(line.get_xdata()) == 2)
-    assert list(line.get_ydata()) == pytest.approx([310, 320])  # not the luckiest seed
+    assert list(line.get_ydata()) == pytest.approx([330, 320])  # not the luckiest seed
+
+
+@pytest.mark.parametrize(
+    ("kids", "note"),
+    [
+        (
+            {"f4": [300, 310, 320], "f2": [309, 318, 327], "f8": [500, 520], "f1": [330]},
+            "Its seeds do not tell ldm-f4 euler@20 from ldm-f2 euler@20 (Welch's t-test, 5%). "
+            "Of one run: ldm-f1 euler@20.",
+        ),
+        (
+            {"f4": [300, 301, 302], "f2": [309, 310, 311], "f8": [500, 900]},
+            # by as little as f2 is behind, but without knowing what f8 is
+            "Its seeds do not tell ldm-f4 euler@20 from ldm-f8 euler@20 (Welch's t-test, 5%).",
+        ),
+        (
+            {"f4": [300, 301, 302], "f2": [309, 310, 311]},
+            "ldm-f4 euler@20 is ahead of all others by more than its seeds (Welch's t-test, 5%).",
+        ),
+        (
+            {"f4": [300, 300], "f2": [300, 300]},
+            "Its seeds do not tell ldm-f2 euler@20 from ldm-f4 euler@20 (Welch's t-test, 5%).",
+        ),
+        (
+            {"f4": [300, 301, 302], "f2": [200]},
+            "ldm-f2 euler@20 is of one run: whether it is ahead by more than its seed is not known.",
+        ),
+        (
+            # a recipe of which a run diverged is not the best for what the others reached
+            {"f4": [100, float("nan")], "f2": [300, 301], "f8": [400, 401]},
+            "ldm-f2 euler@20 is ahead of all others by more than its seeds (Welch's t-test, 5%).",
+        ),
+        ({"f4": [300, 301]}, "Within two standard errors of the best: ldm-f4-seed-1 euler@20."),
+    ],
+)  # fmt: skip
+def test_what_seeds_do_not_tell_apart_is_said(tmp_path: Path, kids: dict[str, list[float]], note: str) -> None:
+    with_seeds(tmp_path, **kids)
+    (group,) = group_by_data(find_runs([tmp_path]).runs)
+    assert group.diffusion[0].notes == [note]
+
+
+def test_sampler_settings_of_the_same_runs_are_no_further_evidence(tmp_path: Path) -> None:
+    for seed, kid in enumerate((0.30, 0.34)):
+        heun = distances("heun10", kid + 0.01, 200.0, sampler="heun", steps=10, nfe=20)
+        write_run(tmp_path / f"ldm-f4-seed-{seed}", {**euler20(kid), **heun}, seed=seed)
+    (group,) = group_by_data(find_runs([tmp_path]).runs)
+    assert not any("Welch" in note for note in group.diffusion[0].notes)
 
 
 def test_a_mean_says_how_many_of_the_runs_have_the_value(tmp_path: Path) -> None:
     """Speed need not be measured at each seed, and a seed that did not end well has no distance."""
     write_run(tmp_path / "ldm-f4", euler20(0.30), seed=0)
-    write_run(tmp_path / "ldm-f4-seed-1", distances("euler20", 0.32, 200.0), seed=1)
-    write_run(tmp_path / "ldm-f4-seed-2", euler20(float("nan")), seed=2)
-    (row,) = markdown_tables(compare([tmp_path]))[0]
-    assert row["KID ×10³"] == "310 ± 14 (2 of 3)"
-    assert row["images/s"] == "233 (2 of 3)"
+    write_run(tmp_path / "ldm-f4-seed-1", distances("euler20", 0.32, 200.0, sampler="euler", steps=20), seed=1)
+    write_run(tmp_path / "ldm-f8", euler20(0.30), factor=8)
+    write_run(tmp_path / "ldm-f8-seed-1", euler20(float("nan")), seed=1, factor=8)
+    means, _ = markdown_tables(compare([tmp_path]))
+    assert [row["KID ×10³"] for row in means] == ["310 ± 14", "not finite (1 of 2)"]
+    assert [row["images/s"] for row in means] == ["**233 (1 of 2)**", "**233**"]
+
+
+def test_seeds_of_an_autoencoder_and_of_pixels_are_one_number(tmp_path: Path) -> None:
+    for number in (0, 2, 10):
+        for folder, stage, factor in (("vae", "autoencoder", 4), ("ldm", "diffusion", 4), ("pixels", "diffusion", 1)):
+            detail = "reconstruction" if stage == "autoencoder" else "euler20"
+            run = write_run(tmp_path / f"{folder}-{number}", distances(detail, 0.3, 200.0), stage, factor, seed=number)
+            with (run / "config.yaml").open("a") as config:
+                config.write(f"autoencoder:\n  seed: {number}\n")
+    found = {
+        row["runs of"]: row["seeds"]
+        for table in markdown_tables(compare([tmp_path]))
+        for row in table
+        if "seeds" in row
+    }
+    assert found == {"vae-0": "0, 2, 10", "ldm-0": "0/0, 2/2, 10/10", "pixels-0": "0, 2, 10"}
 
 
 def other_settings(folder: Path, seed: int) -> None:

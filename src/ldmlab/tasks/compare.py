@@ -18,7 +18,7 @@ from rich.text import Text
 
 from ldmlab.errors import UserError
 from ldmlab.tasks.comparison.looks import run_styles
-from ldmlab.tasks.comparison.markdown import by_evaluations, markdown
+from ldmlab.tasks.comparison.markdown import by_evaluations, escaped, markdown
 from ldmlab.tasks.comparison.page import render_page
 from ldmlab.tasks.comparison.plots import plots_of
 from ldmlab.tasks.comparison.runs import Findings, find_runs
@@ -93,7 +93,11 @@ def _print(findings: Findings, groups: list[DataGroup], page: Path) -> None:
             for table in tables:
                 console.print()
                 console.print(Text.assemble((heading, "bold"), f": {table.title}"))
-                for sheet in table.sheets:
+                for number, sheet in enumerate(table.sheets):
+                    if number:
+                        console.print()
+                    if sheet.caption:
+                        console.print(Text(sheet.caption, style="dim"))
                     _print_table(console, sheet)
                 for note in table.notes:
                     console.print(Text(note, style="yellow"))
@@ -127,19 +131,22 @@ def _print_table(console: Console, table: Sheet[Any]) -> None:
 
 
 def _markdown_document(findings: Findings, groups: list[DataGroup]) -> str:
-    parts = [f"# Comparison: {findings.title}"]
+    parts = [f"# Comparison: {escaped(findings.title)}"]
     for group in groups:
-        parts += [f"## {group.title}", *group.notes]
+        parts += [f"## {escaped(group.title)}", *map(escaped, group.notes)]
         for heading, tables in _headed(group):
             for table in tables:
-                parts += [f"### {heading}: {table.title}", *map(markdown, table.sheets), *table.notes]
+                parts.append(f"### {heading}: {escaped(table.title)}")
+                for sheet in table.sheets:
+                    parts += [sheet.caption, markdown(sheet)] if sheet.caption else [markdown(sheet)]
+                parts += map(escaped, table.notes)
                 if samplers := by_evaluations(table):
                     parts.append(samplers)
         commands = [command for run in group.runs("diffusion") if (command := run.command())]
         if commands:
             parts.append("\n".join(["```", *commands, "```"]))
     if left_out := list(_left_out(findings)):
-        parts.append("\n".join(f"- {line}" for line in left_out))
+        parts.append("\n".join(f"- {escaped(line)}" for line in left_out))
     return "\n\n".join(parts) + "\n"
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
 
-from ldmlab.tasks.comparison.rows import BICUBIC, REAL, RECONSTRUCTION, Headline, Row
+from ldmlab.tasks.comparison.rows import BICUBIC, NAMES, REAL, RECONSTRUCTION, SCALES, Headline, Row
 from ldmlab.tasks.comparison.runs import Measurement
 
 T = TypeVar("T")
@@ -19,7 +19,7 @@ PAIRS = (("precision", "recall"), ("density", "coverage"))
 
 @dataclass(frozen=True)
 class Column(Generic[T]):
-    """One column: `text` is what a cell shows, `value` what "best" is decided by, in the unit shown.
+    """One column: `text` is what a cell shows, `value` what "best" is decided by and means are taken of.
 
     `secondary` columns give way when a terminal is narrow.
     """
@@ -64,10 +64,10 @@ def count(value: float | None) -> str:
 
 
 def distance(measurement: Measurement | None, kind: Headline = "kid") -> str:
-    """A distance with its standard error. Kernel distances are shown in thousandths, as is usual."""
+    """A distance with its standard error, in the unit of `SCALES`."""
     if measurement is None:
         return ABSENT
-    scale = 1e3 if kind == "kid" else 1.0
+    scale = SCALES[kind]
     return plus_minus(measurement.value * scale, (measurement.standard_error or 0.0) * scale)
 
 
@@ -75,7 +75,7 @@ def plus_minus(value: float, error: float) -> str:
     """A value with its error, where there is one."""
     if not error or not math.isfinite(value) or not math.isfinite(error):
         return number(value)
-    decimals = max(0, 1 - math.floor(math.log10(error)))  # two digits of the error say all that the value knows
+    decimals = min(max(0, 1 - math.floor(math.log10(error))), 6)  # two digits of the error say all that the value knows
     return f"{value:.{decimals}f} ± {error:.{decimals}f}"
 
 
@@ -98,7 +98,7 @@ def guidance(row: Row) -> str:
 def diffusion_columns(rows: list[Row], headline: Headline | None) -> list[Column[Row]]:
     """The columns of a table of diffusion models."""
     kind: Headline = headline or "kid"
-    unit = "KID ×10³" if kind == "kid" else "FD"
+    unit = NAMES["kid"] if kind == "kid" else "FD"
     guided = any(row.manifest.get("guidance") is not None for row in rows)
     return [
         _RUN,
@@ -161,7 +161,7 @@ def autoencoder_columns(rows: list[Row]) -> list[Column[Row]]:
         *(_own_distance_column(*kind) for kind in own_kinds),
         *(codes if any(perplexity(row) for row in rows) else []),
         *_distance_columns(rows, "kid"),
-        _floor_column("kid", "KID ×10³", REAL),
+        _floor_column("kid", NAMES["kid"], REAL),
         _CPU_MINUTES,
         _MINUTES,
         Column("images seen", lambda row: count(row.run.cost.get("images")), secondary=True),
@@ -174,9 +174,9 @@ def _distance_columns(rows: list[Row], headline: Headline | None) -> list[Column
     """KID, its N, and one column of Fréchet distances for every N: a column never mixes two of them."""
     kid = [
         Column[Row](
-            "KID ×10³",
+            NAMES["kid"],
             lambda row: distance(row.kid),
-            lambda row: 1e3 * row.kid.value if row.kid else None,
+            lambda row: SCALES["kid"] * row.kid.value if row.kid else None,
             "lower",
             "Kernel distance in thousandths ± standard error; unbiased, so comparable across N.",
         ),
@@ -214,7 +214,7 @@ def _fidelity_column(quantity: str) -> Column[Row]:
         heading,
         text,
         mine,
-        None if quantity.endswith("error") else "higher",
+        "lower" if quantity.endswith("error") or "_lpips_" in quantity else "higher",
         "What the model was told and images show, in brackets what reconstructions of real images, or interpolation, "
         "reach.",
         secondary=not (quantity in _MAIN_FIDELITY or quantity.startswith("clip_score")),

@@ -8,9 +8,7 @@ from typing import Any
 
 from ldmlab.errors import UserError
 from ldmlab.tasks.comparison.rows import REFERENCES, is_floor
-from ldmlab.tasks.comparison.runs import Run
-
-COSTS = ("steps", "images", "flops", "seconds", "cpu_seconds")
+from ldmlab.tasks.comparison.runs import COSTS, Run
 
 
 def workspace(runs: list[Run], entity: str, project: str) -> Any:
@@ -48,7 +46,7 @@ def workspace(runs: list[Run], entity: str, project: str) -> Any:
     curves: list[Any] = [
         wr.LinePlot(title=f"{title} over {cost.replace('_', ' ')}", x=wr.Metric(f"cost/{cost}"), y=[wr.Metric(name)])
         for title, name in [*((name, name) for name in previews if "/kid" in name), ("Loss", "train/loss")]
-        for cost in COSTS
+        for cost, _ in COSTS.values()
     ]
     pictures = wr.MediaBrowser(media_keys=["samples", "final", "reconstructions"])
     samples: list[Any] = [pictures, wr.RunComparer(diff_only="split")]

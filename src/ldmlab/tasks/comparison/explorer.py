@@ -12,8 +12,8 @@ import vl_convert
 from markupsafe import Markup
 
 from ldmlab.tasks.comparison.looks import RunStyle
-from ldmlab.tasks.comparison.plots import preview_key
-from ldmlab.tasks.comparison.rows import Row
+from ldmlab.tasks.comparison.plots import previews
+from ldmlab.tasks.comparison.rows import NAMES, SCALES, Row
 from ldmlab.tasks.comparison.runs import COSTS, Run
 from ldmlab.tasks.comparison.tables import Table
 
@@ -52,8 +52,8 @@ def quantities(row: Row) -> dict[str, float]:
     """Everything about a row that is a number, by the name that an axis has."""
     run = row.run
     found: dict[str, float | None] = {
-        "KID ×10³": None if row.kid is None else 1e3 * row.kid.value,
-        "Fréchet distance": None if row.frechet is None else row.frechet.value,
+        NAMES["kid"]: None if row.kid is None else SCALES["kid"] * row.kid.value,
+        NAMES["frechet"]: None if row.frechet is None else row.frechet.value,
         "factor": run.factor,
         **{name: None if (m := run.measured(q)) is None else m.value for name, q in RECONSTRUCTIONS.items()},
         **{name: row.speed(quantity) for name, quantity in SPEEDS.items()},
@@ -77,7 +77,12 @@ def filters(runs: Iterable[Run]) -> dict[str, list[str]]:
     for run in runs:
         for key, value in settings(run).items():
             values.setdefault(key, set()).add(value)
-    return {key: sorted(several) for key, several in values.items() if len(several) > 1}
+    return {key: sorted(several, key=_by_number) for key, several in values.items() if len(several) > 1}
+
+
+def _by_number(text: str) -> tuple[bool, float, str]:
+    """Seeds in the order of numbers, and before what is none."""
+    return not text.isdecimal(), float(text) if text.isdecimal() else 0.0, text
 
 
 def _points(table: Table, styles: dict[str, RunStyle]) -> Spec | None:
@@ -87,7 +92,7 @@ def _points(table: Table, styles: dict[str, RunStyle]) -> Spec | None:
     axes = [name for name in names if name not in ("run", "recipe", "setting")]
     if len(values) < 2 or len(axes) < 2:
         return None
-    y = next((name for name in ("KID ×10³", "Fréchet distance") if name in axes), axes[0])
+    y = next((name for name in NAMES.values() if name in axes), axes[0])
     x = next(name for name in ("images/s", "factor", *axes) if name in axes and name != y)
     tooltip = [{"field": name, "type": "nominal"} for name in ("run", "setting")]
     tooltip += [{"field": _escaped(name), "type": "quantitative", "format": ".4~g", "title": name} for name in axes]
@@ -129,7 +134,7 @@ def _curves(table: Table, styles: dict[str, RunStyle]) -> Spec | None:
                 "field": "KID",
                 "type": "quantitative",
                 "scale": {"zero": False},
-                "title": "KID ×10³ of previews",
+                "title": f"{NAMES['kid']} of previews",
             },
             **_looks(table.rows, styles),
             "detail": {"field": "run", "type": "nominal"},  # a line for each seed
@@ -144,16 +149,9 @@ def _curves(table: Table, styles: dict[str, RunStyle]) -> Spec | None:
 
 def _previews(row: Row) -> list[dict[str, Any]]:
     """The previews of a row's distance, each with what training had cost by then, the autoencoder's share included."""
-    key = preview_key(row)
-    if key is None:
-        return []
     return [
-        {
-            "KID": 1e3 * entry[key],
-            **{name: value for name in COSTS if (value := row.run.cost_then(entry, name)) is not None},
-        }
-        for entry in row.run.history()
-        if isinstance(entry.get(key), int | float) and math.isfinite(entry[key])
+        {"KID": kid, **{name: value for name in COSTS if (value := row.run.cost_then(entry, name)) is not None}}
+        for entry, kid in previews(row)
     ]
 
 
@@ -163,7 +161,7 @@ def _named(row: Row, styles: dict[str, RunStyle]) -> dict[str, str]:
 
 
 def _one_of_each(rows: list[Row]) -> list[Row]:
-    return list({row.run.label: row for row in rows}.values())
+    return list({row.run.label: row for row in reversed(rows)}.values())[::-1]  # the first of each, in their order
 
 
 def _frame(values: list[dict[str, Any]]) -> Spec:

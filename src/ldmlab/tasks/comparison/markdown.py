@@ -6,18 +6,18 @@ from itertools import pairwise
 from typing import Any
 
 from ldmlab.tasks.comparison.columns import ABSENT, distance, number
-from ldmlab.tasks.comparison.rows import Row, by_series
+from ldmlab.tasks.comparison.rows import NAMES, Row, by_series
 from ldmlab.tasks.comparison.tables import Sheet, Table
 
 
 def markdown(table: Sheet[Any]) -> str:
     """The table in Markdown."""
     lines = [
-        "| " + " | ".join(_markdown_text(column.heading) for column in table.columns) + " |",
+        "| " + " | ".join(escaped(column.heading) for column in table.columns) + " |",
         "|" + "|".join(" ---: " if column.numeric else " --- " for column in table.columns) + "|",
     ]
     for cells in table.cells():
-        texts = (f"**{_markdown_text(c.text)}**" if c.best else _markdown_text(c.text) for c in cells)
+        texts = (f"**{escaped(c.text)}**" if c.best else escaped(c.text) for c in cells)
         lines.append("| " + " | ".join(texts) + " |")
     return "\n".join(lines)
 
@@ -49,19 +49,18 @@ def by_evaluations(table: Table) -> str:
         told = [f"NFE {nfe:g}"] * (nfe != budget) + [f"{number(speed)}/s"] * (speed is not None)
         return distance(found[nfe].quality(headline), headline) + (f" ({', '.join(told)})" if told else "")
 
-    heading = "KID ×10³" if headline == "kid" else "Fréchet distance"
     lines = [
-        f"| {heading} (images/s) at NFE | " + " | ".join(f"{budget:g}" for budget in budgets) + " |",
+        f"| {NAMES[headline]} (images/s) at NFE | " + " | ".join(f"{budget:g}" for budget in budgets) + " |",
         "| --- |" + " ---: |" * len(budgets),
     ]
     for name, found in series.items():
         cells = (cell(found, after, budget) for after, budget in pairwise([0, *budgets]))
-        lines.append(f"| {_markdown_text(name)} | " + " | ".join(cells) + " |")
+        lines.append(f"| {escaped(name)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def _markdown_text(text: str) -> str:
-    """Text that Markdown shows as it is, in a cell of a table."""
-    for character, escaped in (("&", "&amp;"), ("<", "&lt;"), ("|", "\\|"), ("*", "\\*"), ("\n", " ")):
-        text = text.replace(character, escaped)
+def escaped(text: str) -> str:
+    """Text that Markdown shows as it is, in a cell of a table too."""
+    for character, instead in (("&", "&amp;"), ("<", "&lt;"), ("|", "\\|"), ("*", "\\*"), ("\n", " ")):
+        text = text.replace(character, instead)
     return text

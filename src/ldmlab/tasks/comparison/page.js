@@ -13,7 +13,7 @@ function apply() {
   const shown = chosen();
   for (const element of document.querySelectorAll("[data-run]")) element.hidden = !shown.includes(element.dataset.run);
   for (const row of document.querySelectorAll("[data-runs]")) {
-    row.hidden = !JSON.parse(row.dataset.runs).some((run) => shown.includes(run));
+    row.hidden = !JSON.parse(row.dataset.runs).every((run) => shown.includes(run));
   }
   for (const view of views) view.signal("runs", shown).runAsync();
   if (form) document.getElementById("count").textContent = `${shown.length} of ${Object.keys(runs).length} runs`;

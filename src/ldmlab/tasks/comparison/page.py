@@ -15,6 +15,7 @@ from ldmlab.tasks.comparison import explorer
 from ldmlab.tasks.comparison.columns import count, distance
 from ldmlab.tasks.comparison.looks import run_styles
 from ldmlab.tasks.comparison.plots import plots_of
+from ldmlab.tasks.comparison.rows import NAMES, best_row
 from ldmlab.tasks.comparison.runs import Findings, Run
 from ldmlab.tasks.comparison.tables import DataGroup, all_runs
 
@@ -58,7 +59,7 @@ def render_page(findings: Findings, groups: list[DataGroup]) -> str:
         plots=lambda table: [(plot, Markup(plot.svg)) for plot in plots_of(table, styles)],
         sample_grid=lambda run: Image.read(run.sample_grid()),
         reconstruction_grid=lambda run: Image.read(run.reconstruction_grid()),
-        grid_caption=lambda run, group: _grid_caption(run, group),
+        grid_caption=_grid_caption,
         manifest_text=lambda manifest: json.dumps(manifest, ensure_ascii=False, indent=None),
         count=count,
         charts=lambda table: explorer.charts(table, styles),
@@ -75,10 +76,8 @@ def _grid_caption(run: Run, group: DataGroup) -> str:
     tables = group.diffusion if run.stage == "diffusion" else group.autoencoders
     parts = [f"f{run.factor}"] if run.factor else []
     for table in tables:
-        rows = [row for row in table.rows if row.run is run and row.kid]
-        if rows:
-            best = min(rows, key=lambda row: row.kid.value if row.kid else 0.0)
+        if best := best_row([row for row in table.rows if row.run is run], "kid"):
             setting = f" ({best.setting})" if run.stage == "diffusion" else ""
-            parts.append(f"KID ×10³ {distance(best.kid)}{setting}")
+            parts.append(f"{NAMES['kid']} {distance(best.kid)}{setting}")
             break  # one yardstick is enough for a caption: that of the first table
     return " · ".join(parts)

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ldmlab.tasks.comparison.looks import INK, RunStyle, drawing, log_ticks, log_x, styled, styles_for, svg_of
-from ldmlab.tasks.comparison.rows import PREVIEW, REAL, RECONSTRUCTION, Headline, Row, best_row, by_series
+from ldmlab.tasks.comparison.rows import (
+    NAMES,
+    PREVIEW,
+    REAL,
+    RECONSTRUCTION,
+    SCALES,
+    Headline,
+    Row,
+    best_row,
+    by_series,
+)
 from ldmlab.tasks.comparison.runs import COSTS, Measurement, Run
 from ldmlab.tasks.comparison.seeds import same_but_seed
 from ldmlab.tasks.comparison.tables import Table
@@ -63,17 +73,22 @@ def plots_of(table: Table, styles: dict[str, RunStyle], every_cost: bool = False
         _against_factor(table.rows, table.headline, styles),
     ]
     if table.stage == "diffusion":
-        sampled = [_against_evaluations(table.rows, table.headline), _against_speed(table.rows, table.headline, styles)]
+        sampled = [against(table.rows, table.headline, styles) for against in (_against_evaluations, _against_speed)]
         drawn = [*sampled, *drawn]
     return [plot for plot in drawn if plot]
 
 
-def preview_key(row: Row) -> str | None:
-    """The name of a row's kernel distance in the previews over training, None where it has no such distance."""
+def previews(row: Row) -> list[tuple[dict[str, Any], float]]:
+    """The lines of a run's history that have a preview of a row's kernel distance, each with KID ×10³."""
     if row.kid is None:
-        return None
+        return []
     detail = PREVIEW if row.run.stage == "diffusion" else f"{RECONSTRUCTION}-{PREVIEW}"
-    return f"{row.kid.split}/{row.kid.quantity}@{detail}"
+    key = f"{row.kid.split}/{row.kid.quantity}@{detail}"
+    return [
+        (entry, entry[key] * SCALES["kid"])
+        for entry in row.run.history()
+        if isinstance(entry.get(key), int | float) and math.isfinite(entry[key])
+    ]
 
 
 def training_curve(row: Row, headline: Headline, cost: str = CPU_MINUTES) -> list[tuple[float, float]]:
@@ -81,16 +96,9 @@ def training_curve(row: Row, headline: Headline, cost: str = CPU_MINUTES) -> lis
 
     Fréchet distances of previews are at another N than the final one: there is no curve of them.
     """
-    key = preview_key(row)
-    if headline != "kid" or key is None:
+    if headline != "kid":
         return []
-    return [
-        (spent, entry[key] * _scale(headline))
-        for entry in row.run.history()
-        if isinstance(entry.get(key), int | float)
-        and math.isfinite(entry[key])
-        and (spent := row.run.cost_then(entry, cost)) is not None
-    ]
+    return [(spent, kid) for entry, kid in previews(row) if (spent := row.run.cost_then(entry, cost)) is not None]
 
 
 def discriminator_starts(run: Run, cost: str = CPU_MINUTES) -> tuple[float | None, float | None]:
@@ -103,7 +111,7 @@ def discriminator_starts(run: Run, cost: str = CPU_MINUTES) -> tuple[float | Non
     return found.get("train/logits_real"), found.get("train/adversarial_weight")
 
 
-def _against_evaluations(rows: Sequence[Row], headline: Headline) -> Plot | None:
+def _against_evaluations(rows: Sequence[Row], headline: Headline, styles: dict[str, RunStyle]) -> Plot | None:
     """A curve for each sampler over its number of evaluations; None unless one was measured at several."""
     points = [
         _Point(row, float(nfe), quality)
@@ -114,12 +122,12 @@ def _against_evaluations(rows: Sequence[Row], headline: Headline) -> Plot | None
     if all(len(curve) < 2 for curve in curves.values()):
         return None
     with drawing() as (figure, axes):
-        styles = styles_for(len(curves))
-        _draw_curves(axes, curves, headline, styles)
+        looks = _looks_of(curves, styles)
+        _draw_curves(axes, curves, headline, looks)
         axes.set_xlabel("evaluations of the network for an image (log scale)")
         log_x(axes, [p.x for p in points])
         _quality_axis(axes, headline, [p.y(headline) for p in points])
-        _legend(axes, curves, styles)
+        _legend(axes, looks)
     caption = "A curve for each sampler. Guidance evaluates twice a step."
     return Plot("Quality against evaluations", figure, caption, [])
 
@@ -135,14 +143,14 @@ def _against_speed(rows: Sequence[Row], headline: Headline, styles: dict[str, Ru
     curves = _curves(points)
     runs = _runs(points)
     several = len(curves) > len(runs)  # of some run: the samplers are told apart, not the runs
-    own = styles_for(len(curves)) if several else [styles[curve[0].row.run.label] for curve in curves.values()]
+    own = _looks_of(curves, styles) if several else [styles[curve[0].row.run.label] for curve in curves.values()]
     with drawing() as (figure, axes):
         _draw_curves(axes, curves, headline, own)
         axes.set_xlabel("images / s (log scale)")
         log_x(axes, [p.x for p in points])
         _quality_axis(axes, headline, [p.y(headline) for p in points])
         if several:
-            _legend(axes, curves, own)
+            _legend(axes, own)
         else:
             for point in points:
                 if (nfe := point.row.manifest.get("nfe")) is not None:
@@ -212,7 +220,7 @@ def _against_factor(rows: Sequence[Row], headline: Headline, styles: dict[str, R
             best[same[0].x] = min(best.get(same[0].x, math.inf), mean)
         axes.plot(sorted(best), [best[x] for x in sorted(best)], color=INK, alpha=0.4, linewidth=1.2)
         heights = [p.y(headline) for p in points]
-        heights += _draw_floor(axes, points, headline, RECONSTRUCTION, "floor: reconstruction", "--")
+        heights += (recon := _draw_floor(axes, points, headline, RECONSTRUCTION, "floor: reconstruction", "--"))
         for point in points:
             _mark(axes, point, headline, styles[point.row.run.label])
         axes.set_xscale("log", base=2)
@@ -222,14 +230,14 @@ def _against_factor(rows: Sequence[Row], headline: Headline, styles: dict[str, R
         axes.set_xlabel("downsampling factor (f1 is pixels)")
         _quality_axis(axes, headline, heights)
         # so close to 0 that it would make any axis logarithmic, and is on none that is
-        if floored := axes.get_yscale() == "linear":
-            _draw_floor(axes, points, headline, REAL, "floor: real images", ":")
+        linear = axes.get_yscale() == "linear"
+        real = _draw_floor(axes, points, headline, REAL, "floor: real images", ":") if linear else []
         if axes.get_legend_handles_labels()[0]:
             axes.legend(frameon=False, fontsize=9)
     diffusion = points[0].row.run.stage == "diffusion"
     caption = "Each run with its best sampler setting. " if diffusion else ""
     caption += "The line joins the best of each factor, which is a mean where there are several seeds."
-    under = ["what the autoencoder alone costs"] * diffusion + ["the distance of further real images"] * floored
+    under = ["what the autoencoder alone costs"] * bool(recon) + ["the distance of further real images"] * bool(real)
     caption += f" Under it, {' and '.join(under)}." if under else ""
     return Plot("Quality against compression", figure, caption, _runs(points))
 
@@ -241,14 +249,10 @@ class _Point:
     quality: Measurement
 
     def y(self, headline: Headline) -> float:
-        return self.quality.value * _scale(headline)
+        return self.quality.value * SCALES[headline]
 
     def error(self, headline: Headline) -> float:
-        return (self.quality.standard_error or 0.0) * _scale(headline)
-
-
-def _scale(headline: Headline) -> float:
-    return 1e3 if headline == "kid" else 1.0  # kernel distances are shown in thousandths, as in the tables
+        return (self.quality.standard_error or 0.0) * SCALES[headline]
 
 
 def _finite(measurement: Measurement | None) -> Measurement | None:
@@ -272,9 +276,19 @@ def _draw_curves(axes: Axes, curves: dict[str, list[_Point]], headline: Headline
             _mark(axes, point, headline, style)
 
 
-def _legend(axes: Axes, names: Iterable[str], styles: Sequence[RunStyle]) -> None:
-    for name, style in zip(names, styles, strict=True):
-        axes.plot([], [], color=style.colour, marker=style.marker, label=name)
+def _looks_of(curves: dict[str, list[_Point]], styles: dict[str, RunStyle]) -> list[RunStyle]:
+    """A look for each curve; those of runs that differ in their seeds alone share one."""
+    rows = [curve[0].row for curve in curves.values()]
+    one_recipe = len({styles[row.run.label] for row in rows}) == 1
+    names = [row.series if one_recipe else f"{styles[row.run.label].name} {row.series}" for row in rows]
+    different = list(dict.fromkeys(names))
+    looks = dict(zip(different, styles_for(len(different)), strict=True))
+    return [replace(looks[name], name=name) for name in names]
+
+
+def _legend(axes: Axes, looks: Iterable[RunStyle]) -> None:
+    for look in dict.fromkeys(looks):
+        axes.plot([], [], color=look.colour, marker=look.marker, label=look.name)
     axes.legend(frameon=False, fontsize=9)
 
 
@@ -291,7 +305,7 @@ def _draw_floor(
     by_factor: dict[float, list[float]] = {}
     for point in points:
         if floor := _finite(point.row.floor(headline, detail)):
-            by_factor.setdefault(point.x, []).append(floor.value * _scale(headline))
+            by_factor.setdefault(point.x, []).append(floor.value * SCALES[headline])
     if not by_factor:
         return []
     xs = sorted(by_factor)
@@ -323,7 +337,7 @@ def _mark(axes: Axes, point: _Point, headline: Headline, style: RunStyle) -> Non
 
 def _quality_axis(axes: Axes, headline: Headline, ys: Sequence[float]) -> None:
     """Logarithmic where distances span more than a factor of twenty; an unbiased KID may be negative, then linear."""
-    name = "KID ×10³" if headline == "kid" else "Fréchet distance"
+    name = NAMES[headline]
     if min(ys) > 0 and max(ys) > 20 * min(ys):
         axes.set_yscale("log")
         axes.set_ylim(min(ys) / 1.5, max(ys) * 1.5)

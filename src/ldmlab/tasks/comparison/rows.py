@@ -27,6 +27,9 @@ FIDELITY = ("oracle_", "probe_", "super_resolution_", "inpainting_", "clip_score
 """How the names of metrics begin that say whether images show what the model was told."""
 
 Headline = Literal["kid", "frechet"]
+NAMES: dict[Headline, str] = {"kid": "KID ×10³", "frechet": "Fréchet distance"}
+SCALES: dict[Headline, float] = {"kid": 1e3, "frechet": 1.0}
+"""Kernel distances are shown in thousandths, as is usual."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,11 @@ class Row:
     yardstick: Yardstick | None
     kid: Measurement | None = None
     frechet: Measurement | None = None
+
+    @property
+    def labels(self) -> list[str]:
+        """What each of its runs is called, which is one."""
+        return [self.run.label]
 
     @property
     def manifest(self) -> dict[str, Any]:
@@ -191,7 +199,7 @@ class Row:
             "setting": self.setting,
             **{key: self.manifest.get(key) for key in ("sampler", "steps", "nfe", "guidance", "ema")},
             "kid": _value(self.kid),
-            "kid_standard_error": self.kid.standard_error if self.kid else None,
+            "kid_standard_error": _finite(self.kid.standard_error) if self.kid else None,
             "kid_samples": self.kid.samples if self.kid else None,
             "frechet": _value(self.frechet),
             "frechet_name": self.frechet.name if self.frechet else None,
@@ -299,4 +307,8 @@ def _settings(run: Run) -> list[str]:
 
 
 def _value(measurement: Measurement | None) -> float | None:
-    return measurement.value if measurement and math.isfinite(measurement.value) else None
+    return _finite(measurement.value) if measurement else None
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None

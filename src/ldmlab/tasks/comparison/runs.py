@@ -100,9 +100,10 @@ class Run:
 
     @property
     def seeds(self) -> tuple[int | None, int | None]:
-        """The run's own seed, and that of the autoencoder that it trains."""
+        """The run's own seed, and that of the autoencoder that a diffusion model stands on."""
         autoencoder = (self.config or {}).get("autoencoder")
-        return self.seed, autoencoder.get("seed") if isinstance(autoencoder, dict) else None
+        stands_on_one = self.stage == "diffusion" and self.factor != 1 and isinstance(autoencoder, dict)
+        return self.seed, autoencoder.get("seed") if stands_on_one and autoencoder else None
 
     @property
     def autoencoder_cost_unknown(self) -> bool:

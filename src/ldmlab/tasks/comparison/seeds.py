@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from statistics import fmean, stdev, variance
+from statistics import fmean, stdev
 from typing import Any, TypeVar
 
-from ldmlab.tasks.comparison.columns import ABSENT, Column, number, plus_minus
+from ldmlab.tasks.comparison.columns import ABSENT, Column, plus_minus
 from ldmlab.tasks.comparison.rows import Row
 from ldmlab.tasks.comparison.runs import Run
 
 T = TypeVar("T")
+
+SIGNIFICANCE = 0.05
 
 
 @dataclass(frozen=True)
@@ -24,12 +27,13 @@ class Recipe:
     @property
     def name(self) -> str:
         """What its runs are called together."""
-        return shortest_name(row.run for row in self.rows)
+        return joint_name(self.labels)
 
     @property
     def label(self) -> str:
         """The same with the sampler setting."""
-        return min((row.label for row in self.rows), key=len)
+        first = self.rows[0]
+        return self.name if first.run.stage == "autoencoder" else f"{self.name} {first.setting}".strip()
 
     @property
     def labels(self) -> list[str]:
@@ -41,29 +45,32 @@ class Recipe:
         """The seeds, with those of the autoencoders where they differ too."""
         seeds = [row.run.seeds for row in self.rows]
         several_autoencoders = len({autoencoder for _, autoencoder in seeds}) > 1
-        told = (f"{own}/{autoencoder}" if several_autoencoders else str(own) for own, autoencoder in seeds)
-        return ", ".join(told)
+        return ", ".join(
+            f"{own}/{autoencoder}" if several_autoencoders else ABSENT if own is None else str(own)
+            for own, autoencoder in seeds
+        )
 
     def values(self, column: Column[Row]) -> list[float]:
-        """What a column has for each run, of those that have it."""
-        found = (column.value(row) for row in self.rows)
-        return [value for value in found if value is not None and math.isfinite(value)]
+        """What a column has for each run, of those in which it was measured."""
+        return [value for row in self.rows if (value := column.value(row)) is not None]
 
     def mean(self, column: Column[Row]) -> float | None:
-        """Over the runs that have a value; None where none has."""
+        """Over the runs in which it was measured; None where that is none, or where one of them is not a number."""
         values = self.values(column)
-        return fmean(values) if values else None
+        return fmean(values) if values and all(map(math.isfinite, values)) else None
 
     def text(self, column: Column[Row]) -> str:
-        """Mean and standard deviation between runs, and how many they are where some have no value."""
+        """Mean and standard deviation between runs; in how many it was measured where that is not all."""
         values = self.values(column)
         if not values:
             return ABSENT
-        told = plus_minus(fmean(values), stdev(values)) if len(values) > 1 else number(values[0])
+        if lost := sum(not math.isfinite(value) for value in values):
+            return f"not finite ({lost} of {len(self.rows)})"
+        told = plus_minus(fmean(values), _deviation(values))
         return told if len(values) == len(self.rows) else f"{told} ({len(values)} of {len(self.rows)})"
 
     def record(self, columns: Iterable[Column[Row]]) -> dict[str, Any]:
-        """The same for comparison.json: plain values, nothing rounded."""
+        """The same for comparison.json: nothing rounded, by the headings of the table and in its units."""
         first = self.rows[0]
         return {
             "runs": self.labels,
@@ -72,16 +79,15 @@ class Recipe:
             "setting": first.setting,
             "seeds": [row.run.seeds for row in self.rows],
             "values": {
-                column.heading: {"mean": fmean(values), "standard_deviation": deviation(values), "runs": len(values)}
+                column.heading: {
+                    "mean": mean,
+                    "standard_deviation": _deviation(values) if len(values) > 1 else None,
+                    "runs": len(values),
+                }
                 for column in averaged(columns)
-                if (values := self.values(column))
+                if (mean := self.mean(column)) is not None and (values := self.values(column))
             },
         }
-
-
-def deviation(values: Sequence[float]) -> float | None:
-    """The standard deviation between runs; None of a single one."""
-    return stdev(values) if len(values) > 1 else None
 
 
 def averaged(columns: Iterable[Column[Row]]) -> list[Column[Row]]:
@@ -96,6 +102,7 @@ def recipe_columns(columns: list[Column[Row]]) -> list[Column[Recipe]]:
         return Column(
             column.heading,
             lambda recipe: column.text(recipe.rows[0]),
+            meaning=column.meaning,
             secondary=column.secondary,
             numeric=column.numeric,
         )
@@ -106,7 +113,7 @@ def recipe_columns(columns: list[Column[Row]]) -> list[Column[Recipe]]:
             lambda recipe: recipe.text(column),
             lambda recipe: recipe.mean(column),
             column.better,
-            f"{column.meaning} Here the mean of runs ± the standard deviation between them.",
+            column.meaning.replace(" ± standard error", ""),
             column.secondary,
         )
 
@@ -116,35 +123,47 @@ def recipe_columns(columns: list[Column[Row]]) -> list[Column[Recipe]]:
     return [name, *settings, seeds, *map(mean, averaged(columns))]
 
 
-def chance(recipes: Sequence[Recipe], quality: Column[Row]) -> str | None:
-    """How far seeds alone move the quality, and which recipes the best one does not beat by more than that.
+def best_recipe(recipes: Iterable[Recipe], quality: Column[Row]) -> Recipe | None:
+    """The recipe with the lowest mean."""
+    scored = [(mean, recipe) for recipe in recipes if (mean := recipe.mean(quality)) is not None]
+    return min(scored, key=lambda pair: pair[0])[1] if scored else None
 
-    The deviation is pooled over recipes, as each has few runs; None where no recipe has two.
+
+def chance(recipes: Sequence[Recipe], quality: Column[Row]) -> str | None:
+    """From which recipes the seeds do not tell the best one, by Welch's t-test; None of fewer than two recipes.
+
+    Of each recipe its best sampler setting: settings of one run share what its seed did.
     """
-    found = [(recipe, values) for recipe in recipes if (values := recipe.values(quality))]
-    freedom = sum(len(values) - 1 for _, values in found)
-    if not freedom:
+    by_runs = _grouped(recipes, lambda recipe: tuple(recipe.labels))
+    found = [best for settings in by_runs if (best := best_recipe(settings, quality)) is not None]
+    best = best_recipe(found, quality)
+    if best is None or len(found) < 2:
         return None
-    pooled = math.sqrt(sum((len(values) - 1) * variance(values) for _, values in found if len(values) > 1) / freedom)
-    best, top = min(found, key=lambda pair: fmean(pair[1]))
-    tied = [
-        recipe.label
-        for recipe, values in found
-        if recipe is not best and fmean(values) - fmean(top) <= 2 * pooled * math.sqrt(1 / len(values) + 1 / len(top))
-    ]
-    told = f"From seed to seed {quality.heading} differs by {number(pooled)} (standard deviation, pooled)"
-    return f"{told}; within two standard errors of the best mean: {', '.join(tied) or 'none'}."
+    if len(best.values(quality)) < 2:
+        return f"{best.label} is of one run: whether it is ahead by more than its seed is not known."
+    others = [recipe for recipe in found if recipe is not best]
+    tested = [recipe for recipe in others if len(recipe.values(quality)) > 1]
+    tied = [recipe for recipe in tested if _p_value(best.values(quality), recipe.values(quality)) > SIGNIFICANCE]
+    single = [recipe for recipe in others if recipe not in tested]
+    told = f"{best.label} is ahead of all others by more than its seeds" if tested and not tied else ""
+    told = f"Its seeds do not tell {best.label} from {_listed(tied)}" if tied else told
+    told += f" (Welch's t-test, {SIGNIFICANCE:.0%})" if told else ""
+    return ". ".join([*([told] if told else []), *([f"Of one run: {_listed(single)}"] if single else [])]) + "."
 
 
 def recipes(rows: Iterable[Row]) -> list[Recipe]:
     """Every recipe and sampler setting, in the order of the rows; no row at all where none has several seeds."""
+
+    def order(row: Row) -> list[tuple[bool, int]]:
+        return [(seed is None, seed or 0) for seed in row.run.seeds]
+
     groups = same_but_seed(rows, lambda row: row.run, lambda row: row.detail)
-    found = [Recipe(sorted(group, key=lambda row: str(row.run.seeds))) for group in groups]
+    found = [Recipe(sorted(group, key=order)) for group in groups]
     return found if any(len(recipe.rows) > 1 for recipe in found) else []
 
 
 def same_but_seed(
-    items: Iterable[T], run_of: Callable[[T], Run], also: Callable[[T], object] = lambda item: None
+    items: Iterable[T], run_of: Callable[[T], Run], also: Callable[[T], Hashable] = lambda item: None
 ) -> list[list[T]]:
     """Items in groups, in their order, whose runs differ in nothing but their seeds, and which share `also`.
 
@@ -162,9 +181,29 @@ def same_but_seed(
     return found
 
 
-def shortest_name(runs: Iterable[Run]) -> str:
-    """What runs of one recipe are called together: `ldm-f4`, of which another is `ldm-f4-seed-1`."""
-    return min((run.label for run in runs), key=len)
+def joint_name(labels: Iterable[str]) -> str:
+    """What runs of one recipe are called together: the first of the shortest names, without the seed that is in it."""
+    known = list(labels)
+    shortest = min(known, key=lambda label: (len(label), label))
+    return re.sub(r"-seed-\d+", "", shortest) if len(known) > 1 else shortest
+
+
+def _p_value(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    from scipy.stats import ttest_ind_from_stats  # takes a second to load, and most comparisons have no seeds
+
+    deviations = _deviation(ours), _deviation(theirs)
+    if not any(deviations):
+        return float(fmean(ours) == fmean(theirs))
+    mine, other = (fmean(ours), deviations[0], len(ours)), (fmean(theirs), deviations[1], len(theirs))
+    return float(ttest_ind_from_stats(*mine, *other, equal_var=False).pvalue)
+
+
+def _deviation(values: Sequence[float]) -> float:
+    return stdev(values) if len(values) > 1 else 0.0
+
+
+def _listed(recipes: Iterable[Recipe]) -> str:
+    return ", ".join(recipe.label for recipe in recipes)
 
 
 def _grouped(items: Iterable[T], key: Callable[[T], Hashable]) -> list[list[T]]:

@@ -8,10 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any, Generic, TypeVar
 
 from ldmlab.tasks.comparison.columns import Column, autoencoder_columns, diffusion_columns, distance
 from ldmlab.tasks.comparison.rows import (
+    NAMES,
     Headline,
     Row,
     Yardstick,
@@ -21,7 +23,7 @@ from ldmlab.tasks.comparison.rows import (
     sort_rows,
 )
 from ldmlab.tasks.comparison.runs import Run
-from ldmlab.tasks.comparison.seeds import Recipe, chance, recipe_columns, recipes
+from ldmlab.tasks.comparison.seeds import Recipe, best_recipe, chance, recipe_columns, recipes
 
 T = TypeVar("T")
 
@@ -40,11 +42,12 @@ class Cell:
 
 @dataclass(frozen=True)
 class Sheet(Generic[T]):
-    """Rows and columns."""
+    """Rows and columns, and what the values and their errors are where that needs to be said."""
 
     rows: list[T]
     columns: list[Column[T]]
     headline: Headline | None
+    caption: str
 
     @property
     def quality_column(self) -> int | None:
@@ -69,13 +72,12 @@ class Sheet(Generic[T]):
 class Table(Sheet[Row]):
     """Rows on one yardstick, sorted by factor and quality.
 
-    `over_seeds` has the means of runs that differ in their seeds alone, and is empty where there are none.
+    `over_seeds` has the means of runs that differ in their seeds alone, and no row where there are none.
     """
 
     stage: str
     yardstick: Yardstick | None
     over_seeds: Sheet[Recipe]
-    notes: list[str]
 
     @property
     def title(self) -> str:
@@ -88,18 +90,45 @@ class Table(Sheet[Row]):
         return [self.over_seeds, self] if self.over_seeds.rows else [self]
 
     @property
+    def quality(self) -> Column[Row] | None:
+        """The column that says which row is best."""
+        return None if self.quality_column is None else self.columns[self.quality_column]
+
+    @property
     def best(self) -> str:
-        """Which row has the lowest distance, in a sentence; of several seeds, which has the lowest mean."""
-        if self.headline is None or self.quality_column is None or len(self.rows) < 2:
+        """Which row has the lowest distance, in a sentence; where there are seeds, which has the lowest mean."""
+        if self.headline is None or self.quality is None or len(self.rows) < 2:
             return ""
-        quality = self.columns[self.quality_column]
-        scored = [recipe for recipe in self.over_seeds.rows if recipe.values(quality)]
-        if scored:
-            lowest = min(scored, key=lambda recipe: recipe.mean(quality) or 0.0)
-            return f"Lowest mean {quality.heading} over seeds: {lowest.label}, {lowest.text(quality)}."
+        if recipe := best_recipe(self.over_seeds.rows, self.quality):
+            runs = "" if len(recipe.values(self.quality)) > 1 else " (of one run)"
+            return f"Lowest mean {self.quality.heading}: {recipe.label}, {recipe.text(self.quality)}{runs}."
         best = best_row(self.rows, self.headline)
-        name = "KID ×10³" if self.headline == "kid" else "Fréchet distance"
-        return f"Lowest {name}: {best.label}, {distance(best.quality(self.headline), self.headline)}." if best else ""
+        if best is None:
+            return ""
+        return f"Lowest {NAMES[self.headline]}: {best.label}, {distance(best.quality(self.headline), self.headline)}."
+
+    @cached_property
+    def notes(self) -> list[str]:
+        """What a reader has to know who compares the rows."""
+        found = []
+        sizes = {row.frechet.samples for row in self.rows if row.frechet}
+        if len(sizes) > 1:
+            listed = ", ".join(str(size or "unknown") for size in sorted(sizes, key=lambda size: size or 0))
+            found.append(f"Fréchet distances are not comparable (N differs: {listed}): each N has its own column.")
+        if told := chance(self.over_seeds.rows, self.quality) if self.quality else None:
+            found.append(told)
+        elif tied := _within_error(self.rows, self.headline):
+            found.append(f"Within two standard errors of the best: {', '.join(tied)}.")
+        conditions = {
+            key: sorted({str(m.manifest[key]) for m in speeds if key in m.manifest})
+            for key in CONDITIONS
+            if (speeds := [m for row in self.rows if (m := row.run.measured("images_per_s", row.detail))])
+        }
+        if differing := [f"{key}: {', '.join(values)}" for key, values in conditions.items() if len(values) > 1]:
+            found.append(f"Speeds are not comparable ({'; '.join(differing)} differ).")
+        if unknown := sorted({row.run.label for row in self.rows if row.run.autoencoder_cost_unknown}):
+            found.append(f"CPU minutes leave out an autoencoder whose cost is not recorded: {', '.join(unknown)}.")
+        return found
 
 
 @dataclass(frozen=True)
@@ -158,37 +187,11 @@ def _tables(stage: str, runs: Iterable[Run]) -> list[Table]:
         headline = headline_of(unsorted)
         rows = sort_rows(unsorted, headline)
         columns = diffusion_columns(rows, headline) if stage == "diffusion" else autoencoder_columns(rows)
-        means = Sheet(recipes(rows), recipe_columns(columns), headline)
-        table = Table(rows, columns, headline, stage, yardstick, means, [])
-        table.notes.extend(_notes(table))
-        tables.append(table)
+        means = Sheet(recipes(rows), recipe_columns(columns), headline, "Means, ± the deviation from seed to seed")
+        caption = "Runs, ± the standard error of measuring" if means.rows else ""
+        tables.append(Table(rows, columns, headline, caption, stage, yardstick, means))
     # the table with the most rows is what a study is about; what was not measured comes last
     return sorted(tables, key=lambda table: (table.yardstick is None, -len(table.rows)))
-
-
-def _notes(table: Table) -> list[str]:
-    rows, notes = table.rows, []
-    sizes = {row.frechet.samples for row in rows if row.frechet}
-    if len(sizes) > 1:
-        listed = ", ".join(str(size or "unknown") for size in sorted(sizes, key=lambda size: size or 0))
-        notes.append(f"Fréchet distances are not comparable (N differs: {listed}): each N has its own column.")
-    if table.over_seeds.rows:
-        if table.quality_column is not None and (
-            note := chance(table.over_seeds.rows, table.columns[table.quality_column])
-        ):
-            notes.append(note)
-    elif tied := _within_error(rows, table.headline):
-        notes.append(f"Within two standard errors of the best: {', '.join(tied)}.")
-    conditions = {
-        key: sorted({str(m.manifest[key]) for m in speeds if key in m.manifest})
-        for key in CONDITIONS
-        if (speeds := [m for row in rows if (m := row.run.measured("images_per_s", row.detail))])
-    }
-    if differing := [f"{key}: {', '.join(values)}" for key, values in conditions.items() if len(values) > 1]:
-        notes.append(f"Speeds are not comparable ({'; '.join(differing)} differ).")
-    if unknown := sorted({row.run.label for row in rows if row.run.autoencoder_cost_unknown}):
-        notes.append(f"CPU minutes leave out an autoencoder whose cost is not recorded: {', '.join(unknown)}.")
-    return notes
 
 
 def _within_error(rows: list[Row], headline: Headline | None) -> list[str]:
