@@ -6,6 +6,7 @@ import errno
 import sys
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 class UserError(Exception):
@@ -21,11 +22,20 @@ class Interrupted(Exception):
 
 
 def for_the_user(error: Exception) -> Exception:
-    """A full disk, whichever line met it, as a UserError; any other error as it is."""
+    """A full disk or somebody else's folder, whichever line met it, as a UserError; any other error as it is."""
     if isinstance(error, OSError) and error.errno in DISK_FULL:
         place = error.filename or "while writing"
         return UserError(f"the disk is full ({place}): free some space and start the same command again")
+    if isinstance(error, OSError) and error.errno in NOT_ALLOWED and error.filename:
+        return UserError(f"{error.filename}: {error.strerror}; choose a folder that you may write in")
     return error
+
+
+def as_it_was(message: str, exit_code: int) -> Exception:
+    """The failure of another process, from what it said and its exit code."""
+    if exit_code == 2:
+        return UserError(message)
+    return Interrupted(message, exit_code) if exit_code > 128 else RuntimeError(message)
 
 
 def fail(message: str, code: int = 2) -> int:

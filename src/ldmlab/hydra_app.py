@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import re
 import sys
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +54,8 @@ def run_hydra(command: str, overrides: list[str]) -> int:
             lambda config: job(command, config, overrides, these)
         )
         sys.argv = [f"ldmlab {command}", *flags_first(overrides)]
-        application()
+        with sweep_survives(these):
+            application()
         these.gather()
         if these.folder is not None:
             compare_studies(these)
@@ -64,6 +67,25 @@ def run_hydra(command: str, overrides: list[str]) -> int:
         for which, failure in these.failed if these.folder is not None else []:
             print(f"failed: {which}: {failure}", file=sys.stderr)
     return these.exit_code
+
+
+@contextlib.contextmanager
+def sweep_survives(these: Jobs) -> Iterator[None]:
+    """What ends a launcher or a sweeper, such as a process of its that was killed, is one more failure."""
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException):
+        raise
+    except Exception as error:
+        if these.folder is None:
+            raise
+        first, *_ = str(error).strip().splitlines() or [""]
+        told = f"{type(error).__name__}: {first}" if first else type(error).__name__
+        failure = for_the_user(error)
+        if failure is error:
+            failure = UserError(f"ended by {told}; was a process killed? The same command goes on from there")
+        say_failure(failure)
+        these.fail("the sweep", failure)
 
 
 def compare_studies(these: Jobs) -> None:
@@ -142,6 +164,8 @@ def job(command: str, composed: DictConfig, given: list[str], these: Jobs) -> fl
 
     `given` is the whole command line, of which a sweep's job has one value of each.
     """
+    if these.interrupted:
+        return None  # whoever interrupts a sweep means all of it
     state = HydraConfig.get()
     several = state.mode == RunMode.MULTIRUN
     overrides = list(state.overrides.task)
@@ -169,8 +193,6 @@ def job(command: str, composed: DictConfig, given: list[str], these: Jobs) -> fl
     }
     config["swept"] = list(swept)
     config.pop("experiment", None)
-    if these.interrupted:
-        return None  # whoever interrupts a sweep means all of it
     try:
         from ldmlab.devices import take_a_gpu
         from ldmlab.launching import on_one_device
@@ -196,7 +218,7 @@ def register_experiments(config_name: str, overrides: list[str]) -> None:
     Hydra checks the keys of an override but not those of a file, where a misspelt one would silently do nothing.
     """
     store = ConfigStore.instance()
-    chosen = {name for item in overrides if item.startswith("experiment=") for name in re.findall(r"\w+", item[11:])}
+    chosen = {name for item in overrides if item.startswith("experiment=") for name in re.findall(r"[\w-]+", item[11:])}
     for path in sorted(find_folder("experiments").glob("*.yaml")):
         try:
             experiment = OmegaConf.load(path)

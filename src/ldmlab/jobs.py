@@ -12,17 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ldmlab.errors import Interrupted, UserError
+from ldmlab.errors import Interrupted, UserError, as_it_was
 
 FOLDER = ".jobs"
-
-
-class Elsewhere(Exception):
-    """A failure of a job in another process, with its exit code there."""
-
-    def __init__(self, message: str, exit_code: int):
-        super().__init__(message)
-        self.exit_code = exit_code
 
 
 @dataclass
@@ -42,8 +34,8 @@ class Jobs:
 
     @property
     def interrupted(self) -> bool:
-        """Whether the last job that failed was stopped by whoever started it."""
-        return bool(self.failed) and isinstance(self.failed[-1][1], Interrupted)
+        """Whether a job was stopped by whoever started the sweep."""
+        return any(isinstance(failure, Interrupted) for _, failure in self.failed)
 
     @property
     def first_process(self) -> bool:
@@ -64,8 +56,11 @@ class Jobs:
         if self.first_process or self.folder is None:
             return
         place = self.folder / FOLDER
-        place.mkdir(parents=True, exist_ok=True)
-        (place / f"{self.name}-{time.time_ns()}-{secrets.token_hex(4)}.json").write_text(json.dumps(note))
+        name = f"{self.name}-{time.time_ns()}-{secrets.token_hex(4)}.json"
+        with contextlib.suppress(OSError):  # the job's own failure is worth more than that of noting it
+            place.mkdir(parents=True, exist_ok=True)
+            (place / f".{name}").write_text(json.dumps(note))
+            (place / f".{name}").rename(place / name)
 
     def gather(self) -> None:
         """Takes over what copies left."""
@@ -76,7 +71,7 @@ class Jobs:
             if "study" in note:
                 self.studies[Path(note["study"])] = None
             else:
-                self.failed.append((note["job"], Elsewhere(note["message"], note["exit_code"])))
+                self.failed.append((note["job"], as_it_was(note["message"], note["exit_code"])))
             file.unlink()
         with contextlib.suppress(OSError):
             (self.folder / FOLDER).rmdir()

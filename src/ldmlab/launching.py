@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from ldmlab.errors import Interrupted, UserError
+from ldmlab.errors import Interrupted, UserError, as_it_was
 
 Config = dict[str, Any]
 
@@ -41,7 +41,7 @@ def adopt_slurm() -> None:
 
 def on_one_device(config: Config) -> bool:
     """Whether a configuration asks for one device, as those of commands that train nothing do."""
-    return config.get("trainer", {}).get("lightning", {}).get("devices", 1) in (1, "1")
+    return config.get("trainer", {}).get("lightning", {}).get("devices", 1) == 1
 
 
 def processes_to_start(config: Config) -> int:
@@ -63,13 +63,13 @@ def processes_to_start(config: Config) -> int:
         return 1
     import torch
 
-    on_gpus = lightning["accelerator"] not in ("cpu",) and torch.cuda.is_available()
+    on_gpus = lightning["accelerator"] != "cpu" and torch.cuda.is_available()
     there = torch.cuda.device_count() if on_gpus else 1
     if devices in ("auto", -1, "-1"):
         return there
-    if on_gpus and int(devices) > there:
+    if on_gpus and devices > there:
         raise UserError(f"trainer.lightning.devices: {devices} are asked for, and this machine has {there} GPUs")
-    return int(devices)
+    return devices
 
 
 def run_in_processes(command: str, config: Config, overrides: list[str], count: int) -> float | None:
@@ -77,7 +77,7 @@ def run_in_processes(command: str, config: Config, overrides: list[str], count: 
 
     Raises:
         UserError, Interrupted: as the command did in the processes.
-        RuntimeError: one of them failed otherwise; it has said how.
+        RuntimeError: one of them failed by our fault; it has said how.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -104,19 +104,13 @@ def run_in_processes(command: str, config: Config, overrides: list[str], count: 
     if killed and all(result["exit_code"] == 1 for result in failed):
         # whatever the others came upon when one had gone
         others = f" (another said: {failed[0]['message']})" if failed else ""
-        raise RuntimeError(f"a process was killed; was there too little memory?{others}")
+        raise UserError(f"a process was killed; was there too little memory?{others}")
     if failed:
         # what others came upon when one had gone says less
-        raise as_it_was(**min(failed, key=lambda result: result["exit_code"] == 1))
+        first = min(failed, key=lambda result: result["exit_code"] == 1)
+        raise as_it_was(first["message"], first["exit_code"])
     if stopped_by is not None:
         raise Interrupted(f"stopped by {stopped_by.name}", 128 + stopped_by.value)
     if len(results) < count:
         raise RuntimeError("a process ended without a word")
     return results[0]["value"]
-
-
-def as_it_was(message: str, exit_code: int, **_: Any) -> Exception:
-    """The failure of a process, here."""
-    if exit_code == 2:
-        return UserError(message)
-    return Interrupted(message, exit_code) if exit_code > 128 else RuntimeError(message)

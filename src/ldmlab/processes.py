@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ldmlab.errors import UserError
+from ldmlab.errors import UserError, for_the_user
 
 T = TypeVar("T")
 
@@ -32,9 +32,9 @@ def join(device: torch.device) -> torch.device:
         torch.cuda.set_device(device)
     if not dist.is_initialized():
         # the small numbers of this module go from CPU to CPU, so that no GPU has to stop for them; and the others wait
-        # while the first one measures speed
+        # while the first one measures speed, or waits for another job's autoencoder
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=timedelta(hours=12))
+        dist.init_process_group(backend, timeout=timedelta(days=7))
         atexit.register(dist.destroy_process_group)
     return device
 
@@ -122,8 +122,11 @@ def from_first(make: Callable[[], T]) -> T:
     if rank() == 0:
         try:
             made[0] = make()
-        except UserError as error:
-            made[1] = error
+        except Exception as error:
+            known = for_the_user(error)
+            if not isinstance(known, UserError):
+                raise
+            made[1] = known
     dist.broadcast_object_list(made, src=0)
     if made[1] is not None:
         raise made[1]

@@ -1,5 +1,6 @@
 import math
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -84,3 +85,18 @@ def test_what_was_spent_before_the_first_step_bends_no_schedule():
     assert budget.used == pytest.approx(0.5)
     budget.cost = Cost(cpu_seconds=600)
     assert budget.used == 1
+
+
+def test_a_budget_that_ends_within_an_accumulation_ends_with_its_step():
+    """Before it there is nothing to save, and a checkpoint is what a run ends with."""
+    budget = Budget(Limits(images=3), 1, True)
+    budget._flops_per_step = {"": 0.0}
+    trainer = SimpleNamespace(global_step=0, world_size=1, should_stop=False)
+    batch = {"image": torch.zeros(2, 3, 4, 4)}
+    for _ in range(2):
+        budget.on_train_batch_end(trainer, None, None, batch, 0)
+    assert budget.used == 1
+    assert not trainer.should_stop
+    trainer.global_step = 1
+    budget.on_train_batch_end(trainer, None, None, batch, 0)
+    assert trainer.should_stop

@@ -1,9 +1,14 @@
 """Checkpoints of whole steps, and signals that are given back."""
 
+import errno
 import signal
+import tempfile
 from types import SimpleNamespace
 
-from ldmlab.callbacks.resume import Checkpoints
+import pytest
+import torch
+
+from ldmlab.callbacks.resume import Checkpoints, StraightToDisk
 
 
 class Trainer(SimpleNamespace):
@@ -26,6 +31,31 @@ def test_a_micro_batch_after_a_resume_is_no_whole_step(tmp_path):
     callback.on_train_batch_end(trainer)
     assert trainer.saved == [4]
     callback.teardown(trainer, None, "fit")
+
+
+def test_a_checkpoint_that_finds_no_room_leaves_nothing_and_keeps_the_last(tmp_path):
+    class Full(Trainer):
+        def save_checkpoint(self, path):
+            path.write_text("half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    (tmp_path / "last.ckpt").write_text("whole")
+    callback = Checkpoints(tmp_path / "last.ckpt", every_seconds=1e9, every_steps=1)
+    trainer = Full(global_step=0, saved=[])
+    callback.on_train_start(trainer, None)
+    trainer.global_step = 1
+    with pytest.raises(OSError, match="No space left"):
+        callback.on_train_batch_end(trainer)
+    callback.teardown(trainer, None, "fit")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"last.ckpt": "whole"}
+
+
+def test_a_checkpoint_goes_nowhere_but_where_it_is_to_be(tmp_path, monkeypatch):
+    """Of a cluster's nodes /tmp is often small, and in memory."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "nowhere"))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    StraightToDisk().save_checkpoint({"weights": torch.ones(3)}, tmp_path / "last.ckpt")
+    assert torch.equal(StraightToDisk().load_checkpoint(tmp_path / "last.ckpt")["weights"], torch.ones(3))
 
 
 def test_signals_are_given_back_when_training_fails(tmp_path):

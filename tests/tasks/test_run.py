@@ -1,8 +1,12 @@
+import stat
+
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from ldmlab.errors import UserError
 from ldmlab.hydra_app import combined
+from ldmlab.locks import locked
+from ldmlab.tasks import headline_value
 from ldmlab.tasks.run import Run, check_zip, first_difference, read_run, run_name
 
 
@@ -41,6 +45,31 @@ def test_the_first_difference_is_named_and_volatile_settings_do_not_count():
     old = {"seed": 0, "logger": {"wandb": True}, "sampler": {"steps": 5}}
     assert first_difference(old, {**old, "logger": {"wandb": False}}) is None
     assert first_difference(old, {**old, "sampler": {"steps": 9}}) == "sampler.steps: 5, now 9"
+
+
+def test_how_data_came_here_makes_no_other_run():
+    old = {"data": {"download": True, "max_cache_gb": 8, "flip": True}}
+    assert first_difference(old, {"data": {"download": False, "max_cache_gb": 0, "flip": True}}) is None
+
+
+def test_a_search_without_kernel_distances_minimises_the_frechet_distance():
+    values = {"val/fd_lite0@real": 1.0, "val/fd_lite0@euler20": 3.0, "val/recall_lite0@euler20": 0.5}
+    assert headline_value({"metrics": {name: {"value": value} for name, value in values.items()}}) == 3.0
+    assert headline_value({"metrics": {"val/recall_lite0@euler20": {"value": 0.5}}}) is None
+
+
+def test_another_user_of_a_group_can_take_the_lock(tmp_path):
+    with locked(tmp_path / "study" / "run", "runs_dir", lambda: None):
+        assert stat.S_IMODE((tmp_path / "study" / ".run.lock").stat().st_mode) == 0o666
+
+
+def test_a_folder_that_cannot_be_made_ends_in_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(UserError, match=r"runs_dir: cannot write in .*file/study .*: choose another"),
+        locked(tmp_path / "file" / "study" / "run", "runs_dir", lambda: None),
+    ):
+        pass
 
 
 def test_what_is_no_zip_is_damaged(tmp_path):

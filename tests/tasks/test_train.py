@@ -12,6 +12,7 @@ import yaml
 from safetensors.torch import load_file
 from tiny import TINY_F1, TINY_GAN, TINY_LDM, TINY_VAE
 
+from ldmlab.errors import Interrupted
 from ldmlab.hydra_errors import find_folder
 from ldmlab.modules.autoencoder import AdversarialAutoencoderModule, AutoencoderModule
 from ldmlab.modules.latent_diffusion import LatentDiffusionModule
@@ -139,6 +140,57 @@ def test_a_name_that_is_taken_by_other_settings_is_refused(copy_of_trained, ldml
     assert (copy_of_trained / "ldm-f4" / "summary.json").read_bytes() == before
 
 
+@pytest.mark.parametrize("module", [AutoencoderModule, LatentDiffusionModule])
+def test_a_run_that_diverged_is_complete_neither_then_nor_at_the_next_start(ldmlab, monkeypatch, module):
+    command = "train-vae" if module is AutoencoderModule else "train-ldm"
+    step = module.training_step
+
+    def diverges(self, batch, index):
+        loss = step(self, batch, index)
+        if self.global_step == 5:
+            next(self.parameters()).data.fill_(float("nan"))
+        return loss
+
+    options = TINY_VAE if command == "train-vae" else TINY_F1
+    monkeypatch.setattr(module, "training_step", diverges)
+    for _ in range(2):  # the second finds a checkpoint whose budget is used up
+        assert "training has diverged" in ldmlab.error(command, "study=t", "name=r", *options)
+    assert not (ldmlab.folder / "runs/t/r/summary.json").exists()
+
+
+def test_an_unfinished_autoencoder_of_a_run_can_be_replaced_and_a_complete_one_cannot(ldmlab, monkeypatch):
+    """Only a complete one may be what other runs stand on."""
+    step = AutoencoderModule.training_step
+
+    def stopped(self, batch, index):
+        if self.global_step == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(self, batch, index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AutoencoderModule, "training_step", stopped)
+        assert ldmlab("train-ldm", "study=t", "name=d", *TINY_LDM) == 130
+    other = ["study=t", "name=d", *TINY_LDM, "budget.steps=6"]
+    said = ldmlab.error("train-ldm", *other)
+    assert "runs/t/vae-f4-batch_size-8-network.channels-16 holds a run with other settings" in said
+    assert "overwrite=true" in said
+    assert ldmlab("train-ldm", *other, "overwrite=true") == 0
+    said = ldmlab.error("train-ldm", "study=t", "name=e", *TINY_LDM, "budget.steps=8", "overwrite=true")
+    assert "use it with autoencoder_from=runs/t/vae-f4" in said
+
+
+def test_a_number_of_threads_is_that_of_one_run(ldmlab, monkeypatch):
+    from ldmlab.tasks import training
+
+    monkeypatch.setattr(training, "THREADS", 2)
+    options = [option for option in TINY_VAE if not option.startswith("trainer.threads")]
+    for name, threads in (("one", "1"), ("own", "null")):
+        assert ldmlab("train-vae", "study=t", f"name={name}", *options, f"trainer.threads={threads}") == 0
+    summaries = [json.loads((ldmlab.folder / f"runs/t/{name}/summary.json").read_text()) for name in ("one", "own")]
+    assert [summary["threads"] for summary in summaries] == [1, 2]
+    torch.set_num_threads(1)
+
+
 @pytest.mark.parametrize(
     ("command", "module", "options", "name"),
     [
@@ -253,7 +305,10 @@ def test_an_experiment_file_may_be_a_sweep(ldmlab, experiments):
     assert ldmlab("train-ldm", "experiment=two", "seed=1", *TINY_F1) == 0
     assert "job 1 of 1: " in ldmlab.said.err
     (experiments / "two.yaml").write_text("study: two\nbatch_sise: 3\n")
-    assert "unknown key 'batch_sise'; did you mean batch_size?" in ldmlab.error("train-ldm", "experiment=two", *TINY_F1)
+    (experiments / "my-two.yaml").write_text("study: two\nbatch_sise: 3\n")
+    for name in ("two", "my-two", "[two,my-two]"):
+        said = ldmlab.error("train-ldm", f"experiment={name}", *TINY_F1)
+        assert "unknown key 'batch_sise'; did you mean batch_size?" in said
 
 
 @pytest.mark.parametrize("path", sorted(find_folder("experiments").glob("*.yaml")), ids=lambda path: path.stem)
@@ -347,6 +402,33 @@ def test_a_job_of_a_sweep_that_breaks_is_said_and_does_not_stop_the_others(ldmla
     assert trained == [1, 2]
     assert "Traceback" in ldmlab.said.err
     assert "ldmlab: KeyError: 'choices'" in ldmlab.said.err
+
+
+def test_a_sweep_that_is_interrupted_begins_no_further_job(ldmlab, monkeypatch):
+    begun = []
+
+    def run_task(command, config, overrides):
+        begun.append(config["seed"])
+        raise Interrupted("stopped", 130) if config["seed"] == 0 else AssertionError
+
+    monkeypatch.setattr("ldmlab.tasks.run_task", run_task)
+    # the second job cannot be composed, and is no reason to begin the third
+    assert ldmlab("train-ldm", "-m", "study=s", "seed=0,${oc.env:NOWHERE},2", *TINY_F1) == 130
+    assert begun == [0]
+    assert "job 2 of 3" not in ldmlab.said.err
+
+
+def test_a_launcher_that_loses_a_process_leaves_what_was_done(ldmlab, monkeypatch):
+    class TerminatedWorkerError(Exception):
+        """What joblib raises."""
+
+    def terminated(*_, **__):
+        raise TerminatedWorkerError("a worker process was killed\nand more")
+
+    monkeypatch.setattr("ldmlab.hydra_app.sweep", terminated)  # outside of what a job catches
+    assert ldmlab("train-ldm", "-m", "study=s", "seed=0,1", *TINY_F1) == 2
+    assert "failed: the sweep: ended by TerminatedWorkerError: a worker process" in ldmlab.said.err
+    assert "Traceback" not in ldmlab.said.err
 
 
 def test_a_full_disk_ends_in_one_line(ldmlab, monkeypatch):

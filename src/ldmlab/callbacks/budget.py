@@ -167,6 +167,7 @@ class Budget(L.Callback):
         self.watch.lap()
         # known to all, so that all have the same learning rate and stop at the same step
         spent = processes.gather_numbers([self.watch.seconds, self.watch.cpu_seconds])
+        stepped = trainer.global_step > self.cost.steps
         self.cost = Cost(
             steps=trainer.global_step,
             images=self.cost.images + len(images) * trainer.world_size,
@@ -174,7 +175,7 @@ class Budget(L.Callback):
             seconds=self.before.seconds + spent[:, 0].mean().item(),
             cpu_seconds=self.before.cpu_seconds + spent[:, 1].sum().item(),
         )
-        if self.used >= 1:
+        if self.used >= 1 and stepped:  # within an accumulation of gradients there is nothing to save
             trainer.should_stop = True
 
     def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from ldmlab import processes
 
@@ -64,6 +65,15 @@ class RandomState(L.Callback):
             torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"]])
 
 
+class StraightToDisk(TorchCheckpointIO):
+    """Writes a checkpoint where it is to be: Lightning by itself goes through memory and /tmp, which may be small."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Writes it."""
+        with open(path, "wb") as file:
+            torch.save(checkpoint, file)
+
+
 class Checkpoints(L.Callback):
     """Keeps the newest checkpoint: every `every_seconds`, every `every_steps` if given, and when asked to stop.
 
@@ -104,7 +114,11 @@ class Checkpoints(L.Callback):
         if due or self.interrupted_by is not None or trainer.should_stop:
             # in one move, so that there is a whole checkpoint at every moment
             building = self.path.with_name(f".{self.path.name}")
-            trainer.save_checkpoint(building)
+            try:
+                trainer.save_checkpoint(building)
+            except OSError:
+                building.unlink(missing_ok=True)  # what there is of it takes the space that there is
+                raise
             if processes.rank() == 0:
                 building.replace(self.path)
             self._saved_at = time.monotonic()

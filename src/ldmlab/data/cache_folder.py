@@ -9,15 +9,15 @@ import shutil
 import socket
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from ldmlab import processes
 from ldmlab.errors import DISK_FULL, UserError
+from ldmlab.locks import locked
 
 log = logging.getLogger(__name__)
 
@@ -40,27 +40,15 @@ def make_once(folder: Path, make: Callable[[], None], together: bool = False) ->
     decide: Callable[[Callable[[], Any]], Any] = processes.from_first if together else lambda call: call()
     if decide(folder.exists):
         return
-    held: list[FileLock] = []
-    decide(lambda: held.append(_locked(folder)))
-    try:
+    with ExitStack() as held:
+
+        def lock() -> None:
+            waiting = "%s: another program is making it; waiting"
+            held.enter_context(locked(folder, "cache_dir", lambda: log.warning(waiting, folder)))
+
+        decide(lock)
         if not decide(folder.exists):
             make()
-    finally:
-        for lock in held:
-            lock.release()
-
-
-def _locked(folder: Path) -> FileLock:
-    _make_parent(folder)
-    lock = FileLock(folder.parent / f".{folder.name}.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        log.warning("%s: another program is making it; waiting", folder)
-        lock.acquire()
-    except OSError as error:
-        raise UserError(f"cache_dir: cannot write in {folder.parent} ({error.strerror}); set another") from error
-    return lock
 
 
 def _make_parent(folder: Path) -> None:

@@ -16,20 +16,18 @@ def run_task(command: str, config: dict[str, Any], overrides: list[str]) -> floa
 
     keep_freed_memory()
     adopt_slurm()
-    if command == "train-vae":
-        checks.check_vae(config)
-        if (count := processes_to_start(config)) > 1:
-            return run_in_processes(command, config, overrides, count)
-        from ldmlab.tasks.train_vae import train_vae
-
-        return headline_value(train_vae(config, overrides).summary or {})
-    if command == "train-ldm":
-        checks.check_ldm(config, overrides)
+    if command in ("train-vae", "train-ldm"):
+        if command == "train-vae":
+            checks.check_vae(config)
+        else:
+            checks.check_ldm(config, overrides)
         if (count := processes_to_start(config)) > 1:
             return run_in_processes(command, config, overrides, count)
         from ldmlab.tasks.train_ldm import train_ldm
+        from ldmlab.tasks.train_vae import train_vae
 
-        return headline_value(train_ldm(config, overrides).summary or {})
+        train = train_vae if command == "train-vae" else train_ldm
+        return headline_value(train(config, overrides).summary or {})
     if command == "sample":
         from ldmlab.tasks.sample import sample
 
@@ -58,9 +56,15 @@ def run_task(command: str, config: dict[str, Any], overrides: list[str]) -> floa
 
 
 def headline_value(summary: dict[str, Any]) -> float | None:
-    """The kernel distance of generated images, or of reconstructions where nothing is generated."""
+    """The kernel distance of generated images, or of reconstructions where nothing is generated.
+
+    The Fréchet distance where no kernel distance was measured.
+    """
     from ldmlab.tasks.comparison.rows import REFERENCES, is_floor
 
-    values = {name: metric["value"] for name, metric in summary.get("metrics", {}).items() if "/kid" in name}
-    generated = [value for name, value in values.items() if not is_floor(name.split("@")[1], *REFERENCES)]
-    return generated[0] if generated else next(iter(values.values()), None)
+    for distance in ("/kid", "/fd", "/fid"):
+        values = {name: metric["value"] for name, metric in summary.get("metrics", {}).items() if distance in name}
+        generated = [value for name, value in values.items() if not is_floor(name.split("@")[1], *REFERENCES)]
+        if values:
+            return generated[0] if generated else next(iter(values.values()))
+    return None

@@ -122,8 +122,10 @@ def steps_for(sampler: Config, evaluations: int) -> int:
     return _sampler(sampler).steps_for(evaluations)
 
 
-def build_guidance(config: Config, model: LatentDiffusion, autoencoder_trained: bool = True) -> Guidance:
-    """The guidance of a run, with the guide that it names.
+def build_guidance(
+    config: Config, model: LatentDiffusion, autoencoder_trained: bool = True, device: torch.device | None = None
+) -> Guidance:
+    """The guidance of a run, with the guide that it names, on `device` or where the model is.
 
     While the model's autoencoder is not trained yet, nothing can be said of whether the guide has the same.
 
@@ -136,7 +138,8 @@ def build_guidance(config: Config, model: LatentDiffusion, autoencoder_trained: 
         guidance = build(settings, "guidance")
     else:
         others = {key: value for key, value in settings.items() if key != "guide"}
-        guidance = build(others, "guidance", guide=load_guide(Path(str(path)), model, autoencoder_trained))
+        guide = load_guide(Path(str(path)), model, autoencoder_trained)
+        guidance = build(others, "guidance", guide=guide.to(device or next(model.parameters()).device))
     told = model.network.conditioner.named_parts
     if isinstance(guidance, Composition):
         unknown = [name for name in guidance.scales if name not in told]
@@ -157,7 +160,7 @@ def build_guidance(config: Config, model: LatentDiffusion, autoencoder_trained: 
 
 
 def load_guide(run: Path, model: LatentDiffusion, autoencoder_trained: bool = True) -> LatentDiffusion:
-    """The weaker model of a run, on the device of the model that it guides.
+    """The weaker model of a run.
 
     Raises:
         UserError: it is no run, or lives in other latents, on another path or under other conditions.
@@ -174,7 +177,7 @@ def load_guide(run: Path, model: LatentDiffusion, autoencoder_trained: bool = Tr
     told, guide_told = model.network.conditioner.named_parts, guide.network.conditioner.named_parts
     if any(name not in told or language_of(told[name]) != language_of(part) for name, part in guide_told.items()):
         raise UserError(f"guidance.guide: {run} was trained under other conditions")
-    return guide.to(next(model.parameters()).device)
+    return guide
 
 
 def language_of(conditioner: Any) -> tuple[Any, ...]:
@@ -318,7 +321,12 @@ def save_model(module: torch.nn.Module, folder: Path, description: Config) -> st
     """Writes model.safetensors and model.yaml, from which `load_*` build the module again; returns the fingerprint."""
     weights = {name: tensor.contiguous() for name, tensor in module.state_dict().items()}
     temporary = folder / ".model.safetensors"
-    save_file(weights, temporary)
+    try:
+        save_file(weights, temporary)
+    except SafetensorError as error:  # in which a full disk is told as a text
+        temporary.unlink(missing_ok=True)
+        told = f"cannot write {folder / 'model.safetensors'} ({str(error).splitlines()[0]})"
+        raise UserError(f"{told}: free some space and start the same command again") from error
     temporary.replace(folder / "model.safetensors")
     fingerprint = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
     text = yaml.safe_dump({"fingerprint": fingerprint, **description}, sort_keys=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from ldmlab import processes
@@ -31,6 +32,8 @@ def evaluate(config: Config) -> Config:
     if config["from"] is None:
         raise UserError("from: which run? from=runs/STUDY/NAME")
     run = read_run(config["from"], None, "from")
+    if not os.access(run.path, os.W_OK):
+        raise UserError(f"from: {run} cannot be written in, and its summary is where the values go: copy the run")
     trained = Trained.load(run, config["data_path"], config["cache_dir"])
     recipe = trained.recipe(config)
     known: Metrics = processes.from_first(lambda: (run.summary or {})["metrics"])

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from filelock import FileLock, Timeout
 
 from ldmlab.errors import UserError
+from ldmlab.locks import locked
 
 # Settings that may change between two starts of the same run without making it another run.
 # `choices` names the config groups that the other settings came from.
@@ -30,6 +30,8 @@ VOLATILE = (
     "cache_dir",
     "data.cache_dir",
     "data.root",
+    "data.download",
+    "data.max_cache_gb",
     "conditioner.text_pretrained.cache",
     "logger",
     "trainer.num_workers",
@@ -45,7 +47,7 @@ VOLATILE = (
 )
 
 # Overrides that say where a run is kept, never what it is.
-NEVER_NAMED = ("study", "name", "runs_dir", "cache_dir", "overwrite", "experiment", "downsampling", "hydra")
+NEVER_NAMED = ("study", "name", "runs_dir", "cache_dir", "overwrite", "experiment", "downsampling")
 # Overrides that all runs of a study usually share: they name a run only where a sweep varies them.
 SELDOM_NAMED = ("data", "budget", "trainer", "logger", "metrics", "autoencoder_from", "autoencoder_share")
 
@@ -79,7 +81,7 @@ def run_name(stage: str, factor: str, overrides: list[str], swept: Sequence[str]
             value = value.strip("[]").replace(",", "+")
         group = group_of(override)
         # `downsampling=f4` is in every name, `downsampling.latent_channels=8` is a change
-        if key in NEVER_NAMED or group == "hydra":
+        if key in NEVER_NAMED:
             continue
         if group in SELDOM_NAMED and key not in swept:
             continue
@@ -93,14 +95,14 @@ class Run:
     """A run's folder.
 
     `config` is the resolved configuration as plain containers; `ignored` are settings in which it may differ from the
-    run that the folder holds, and `remedy` is what to do where it differs in others.
+    run that the folder holds. On a `shared` one others may stand: once it is complete, it is not replaced.
     """
 
-    def __init__(self, path: Path, config: dict[str, Any], ignored: Sequence[str] = (), remedy: str = CHOOSE_ANOTHER):
+    def __init__(self, path: Path, config: dict[str, Any], ignored: Sequence[str] = (), shared: bool = False):
         self.path = path
         self.config = config
         self.ignored = tuple(ignored)
-        self.remedy = remedy
+        self.shared = shared
         self.checkpoints = path / "checkpoints"
         self.samples = path / "samples"
         self.last_checkpoint = self.checkpoints / "last.ckpt"
@@ -126,11 +128,14 @@ class Run:
         complete = self.summary is not None
         if not complete and not self.last_checkpoint.exists():
             return "new"
+        kept = self.shared and complete
+        overwrite = overwrite and not kept
+        remedy = f"use it with autoencoder_from={self.path}, or another study=..." if kept else CHOOSE_ANOTHER
         ignored = self.ignored if complete else (*self.ignored, "metrics")
         config_file = self.path / "config.yaml"
         difference = first_difference(yaml.safe_load(config_file.read_text()), self.config, ignored)
         if difference and not overwrite:
-            raise UserError(f"{self.path} holds a run with other settings ({difference}): {self.remedy}")
+            raise UserError(f"{self.path} holds a run with other settings ({difference}): {remedy}")
         if difference:
             return "replaced"
         if complete:
@@ -161,20 +166,9 @@ class Run:
     @contextmanager
     def lock(self, say: Any) -> Iterator[None]:
         """Holds the run for this process; waits, and says so, while another one trains it."""
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"runs_dir: cannot make {self.path.parent} ({error.strerror}): choose another") from error
-        lock = FileLock(self.path.parent / f".{self.path.name}.lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            say(f"{self.path}: another process is at it; waiting for it to end")
-            lock.acquire()
-        try:
+        waiting = f"{self.path}: another process is at it; waiting for it to end"
+        with locked(self.path, "runs_dir", lambda: say(waiting)):
             yield
-        finally:
-            lock.release()
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Writes the summary, by which the run counts as complete."""

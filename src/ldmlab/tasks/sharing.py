@@ -86,6 +86,13 @@ def draw_apart(seed: int) -> None:
         L.seed_everything(seed_of(seed, processes.rank()) % 2**32, verbose=False)
 
 
+def all_finite(module: L.LightningModule) -> bool:
+    """Whether all weights are numbers, in all processes."""
+    own = (p.to_local() if isinstance(p, DTensor) else p for p in module.parameters())
+    fine = all(bool(p.isfinite().all()) for p in own)
+    return bool(processes.gather_numbers([fine]).amin())
+
+
 def check_agreement(module: L.LightningModule) -> None:
     """Raises RuntimeError if processes that should have the same weights have not."""
     whole = [p.detach().double() for p in module.parameters() if not isinstance(p, DTensor)]

@@ -123,7 +123,7 @@ def stage_one(config: Config, overrides: list[str]) -> Run | None:
         "choices": {group: choice for group, choice in config["choices"].items() if group_of(group) in shared},
         "swept": config.get("swept", ()),
         "name": "auto",
-        "overwrite": False,  # other runs may stand on it
+        "overwrite": config["overwrite"],
         "seed": config["autoencoder"]["seed"],
         "budget": asdict(limits),
     }
@@ -174,7 +174,8 @@ def _train_ldm(run: Run, config: Config, quality: Quality, vae_run: Run | None) 
             "read; raise the budget or lower autoencoder_share"
         )
     budget = Budget(limits, config["trainer"]["warmup_steps"], config["trainer"]["decay"], before=read)
-    sampler, guidance = build.build_sampler(config, model.objective), build.build_guidance(config, model)
+    sampler = build.build_sampler(config, model.objective)
+    guidance = build.build_guidance(config, model, device=device)  # Lightning moves the model there later
     metrics_config = config["metrics"]
     latent_size = data.info.image_size // autoencoder.downsampling_factor
     detail, description = measure.sampling_detail(config)

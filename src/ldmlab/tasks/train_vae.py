@@ -56,7 +56,7 @@ def train_vae(config: Config, overrides: list[str], made_by: tuple[str, list[str
         run = Run(path, config, ignored=STAGE_TWO)
     else:
         # a study of diffusion takes the autoencoder that is there, whatever was measured of it
-        run = Run(path, config, (*STAGE_TWO, "metrics"), f"use it with autoencoder_from={path}, or another study=...")
+        run = Run(path, config, (*STAGE_TWO, "metrics"), shared=True)
     device = device_of(config)
     with only_ours(run):
         state = state_of(run)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import math
 import os
 import secrets
 import warnings
@@ -23,7 +22,7 @@ from ldmlab import processes
 from ldmlab.callbacks.budget import Budget, Cost
 from ldmlab.callbacks.jsonl import JsonLines
 from ldmlab.callbacks.progress import TrainingProgress
-from ldmlab.callbacks.resume import Checkpoints, RandomState
+from ldmlab.callbacks.resume import Checkpoints, RandomState, StraightToDisk
 from ldmlab.errors import Interrupted, UserError
 from ldmlab.modules.autoencoder import AutoencoderModule
 from ldmlab.modules.image_data import ImageDataModule
@@ -31,7 +30,7 @@ from ldmlab.tasks import build
 from ldmlab.tasks.console import console
 from ldmlab.tasks.quality import Metrics
 from ldmlab.tasks.run import Run, provenance, write_text
-from ldmlab.tasks.sharing import check_agreement, draw_apart, strategy_for
+from ldmlab.tasks.sharing import all_finite, check_agreement, draw_apart, strategy_for
 from ldmlab.types import DataInfo
 
 Config = dict[str, Any]
@@ -47,14 +46,16 @@ OURS: dict[str, Any] = {
     "enable_model_summary": False,
 }
 
+THREADS = torch.get_num_threads()
+"""What torch chose for this machine, before any job of this process chose otherwise."""
+
 
 def set_up(config: Config, seed: int) -> None:
     """Seeds and threads."""
     threads = config["trainer"]["threads"]
     if threads is None and processes.world_size() > 1:
         threads = max(1, (os.cpu_count() or 1) // processes.on_this_machine())
-    if threads:
-        torch.set_num_threads(threads)
+    torch.set_num_threads(threads or THREADS)
     L.seed_everything(seed, verbose=False)
 
 
@@ -113,6 +114,7 @@ def fit(
         **arguments | {"strategy": strategy_for(module, config)},
         default_root_dir=run.path,
         logger=loggers,
+        plugins=[StraightToDisk()],
         callbacks=[
             RandomState(),
             budget,
@@ -128,9 +130,8 @@ def fit(
         by, steps = checkpoints.interrupted_by, budget.cost.steps
         message = f"{run}: stopped by {by.name} at step {steps:.0f}; the same command goes on from there"
         raise Interrupted(message, 128 + by.value)
-    loss = trainer.callback_metrics.get("train/loss")
-    if loss is not None and not math.isfinite(loss.item()):
-        raise UserError(f"{run}: the loss is {loss.item()}; lower the learning rate")
+    if not all_finite(module):
+        raise UserError(f"{run}: training has diverged, its weights are not finite: lower the learning rate")
 
 
 @contextlib.contextmanager
