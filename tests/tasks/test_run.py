@@ -118,9 +118,22 @@ def test_nothing_is_not_joined_with_something():
 
 def test_what_a_run_left_that_never_saved_is_not_gone_on_with(tmp_path):
     run = Run(tmp_path / "ldm-f4", {"lr": 1})
-    run.prepare("new", "train-ldm", [])
+    run.prepare("new", "train-ldm", [], "0a1b")
     (run.path / "metrics.jsonl").write_text('{"step": 5}\n')
     again = Run(run.path, {"lr": 2})
     assert again.state(overwrite=False) == "new"
-    again.prepare("new", "train-ldm", [])
+    again.prepare("new", "train-ldm", [], "0a1b")
     assert not (run.path / "metrics.jsonl").exists()
+
+
+def test_a_run_does_not_go_on_with_other_images(tmp_path):
+    """The same folder may have got more of them."""
+    run = Run(tmp_path / "r", {"overwrite": False})
+    run.prepare("new", "train-ldm", [], "0a1b")
+    run.last_checkpoint.write_text("weights")
+    run.prepare("begun", "train-ldm", [], "0a1b")
+    with pytest.raises(UserError, match=r"was begun on data that have changed since: .*overwrite=true"):
+        run.prepare("begun", "train-ldm", [], "2c3d")
+    assert run.last_checkpoint.exists()
+    Run(tmp_path / "r", {"overwrite": True}).prepare("begun", "train-ldm", [], "2c3d")
+    assert not run.last_checkpoint.exists()

@@ -148,8 +148,16 @@ class Run:
             return "replaced"
         return "begun"
 
-    def prepare(self, state: RunState, command: str, overrides: list[str]) -> None:
-        """Makes the folder of a run that is `state`, and writes down what it is."""
+    def prepare(self, state: RunState, command: str, overrides: list[str], data: str) -> None:
+        """Makes the folder of a run that is `state`, and writes down what it is; `data` is the data's fingerprint.
+
+        Raises:
+            UserError: the run was begun on other data.
+        """
+        if state == "begun" and self._begun_on() not in (None, data):
+            if not self.config["overwrite"]:
+                raise UserError(f"{self.path} was begun on data that have changed since: {CHOOSE_ANOTHER}")
+            state = "replaced"
         if state == "replaced":
             shutil.rmtree(self.path)
         elif state == "new":
@@ -161,7 +169,11 @@ class Run:
         self.samples.mkdir(exist_ok=True)
         write_text(self.path / "config.yaml", yaml.safe_dump(self.config, sort_keys=False))
         write_text(self.path / "overrides.yaml", yaml.safe_dump({"command": command, "overrides": overrides}))
-        write_text(self.path / "versions.json", json.dumps(provenance(), indent=1))
+        write_text(self.path / "versions.json", json.dumps({**provenance(), "data": data}, indent=1))
+
+    def _begun_on(self) -> str | None:
+        path = self.path / "versions.json"
+        return json.loads(path.read_text()).get("data") if path.exists() else None
 
     @contextmanager
     def lock(self, say: Any) -> Iterator[None]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from ldmlab import processes
 from ldmlab.autoencoders.base import Autoencoder
 from ldmlab.callbacks.budget import Budget, Cost, Limits
-from ldmlab.callbacks.pictures import AtMilestones, log_picture, save_grid
+from ldmlab.callbacks.pictures import log_picture, save_grid
 from ldmlab.conditioners.base import Conditioners
 from ldmlab.data.latents import WithImages, cache_latents, latents_key
 from ldmlab.data.loader import Flipped, in_order, training_images
@@ -32,7 +32,17 @@ from ldmlab.tasks.recipes import measure_diffusion, recipe_key, recipe_of
 from ldmlab.tasks.run import VOLATILE, Run, group_of, key_of, read_run, run_name, stand_on_trained
 from ldmlab.tasks.sharing import only_ours, open_data, share_of, state_of
 from ldmlab.tasks.train_vae import STAGE_TWO, measure_statistics, train_vae
-from ldmlab.tasks.training import PREVIEWED, device_of, finish, fit, log_preview, logging_to, set_up, try_trainer
+from ldmlab.tasks.training import (
+    PREVIEWED,
+    device_of,
+    finish,
+    fit,
+    log_preview,
+    logging_to,
+    looks_on_the_way,
+    set_up,
+    try_trainer,
+)
 from ldmlab.types import Batch, ImageData, ImageSource
 
 Config = dict[str, Any]
@@ -60,7 +70,7 @@ def train_ldm(config: Config, overrides: list[str]) -> Run:
         # everything that can be wrong is built and tried before stage one, and before the run's folder is made
         quality = try_everything(config, device)
         vae_run = stage_one(config, overrides)
-        processes.from_first(lambda: run.prepare(state, "train-ldm", overrides))
+        processes.from_first(lambda: run.prepare(state, "train-ldm", overrides, quality.data.info.fingerprint))
         _train_ldm(run, config, quality, vae_run)
     return run
 
@@ -202,13 +212,9 @@ def _train_ldm(run: Run, config: Config, quality: Quality, vae_run: Run | None) 
         log_preview(trainer, metrics, budget)
 
     with logging_to(run, config, budget) as loggers:
-        callbacks = [
-            AtMilestones("grids", budget, config["trainer"]["grids"], milestone),
-            AtMilestones("previews", budget, metrics_config["previews"], preview, metrics_config["preview_every"]),
-        ]
         batch_size = share_of(config["batch_size"], "batch_size")
         feed = ImageDataModule(source, batch_size, config["seed"], config["trainer"]["num_workers"])
-        fit(run, config, module, feed, budget, callbacks, loggers)
+        fit(run, config, module, feed, budget, looks_on_the_way(config, budget, milestone, preview), loggers)
 
         module.to(device).eval()
         average = module.averaged()

@@ -11,7 +11,7 @@ import torch
 from ldmlab import processes
 from ldmlab.autoencoders.base import Autoencoder
 from ldmlab.callbacks.budget import Budget, Cost, Limits, Stopwatch
-from ldmlab.callbacks.pictures import AtMilestones, log_picture, save_grid
+from ldmlab.callbacks.pictures import log_picture, save_grid
 from ldmlab.data.loader import images_at_once, in_order, random_subset, training_images
 from ldmlab.metrics.speed import count_parameters
 from ldmlab.modules.autoencoder import AutoencoderModule, latent_report
@@ -30,6 +30,7 @@ from ldmlab.tasks.training import (
     log_preview,
     log_values,
     logging_to,
+    looks_on_the_way,
     set_up,
     try_trainer,
 )
@@ -84,7 +85,7 @@ def _train_vae(run: Run, state: RunState, config: Config, made_by: tuple[str, li
         try_out(module, data.info.image_size)
         batch_size = share_of(settings["batch_size"], "autoencoder.batch_size")
     quality.refuse(autoencoder.trained_against)
-    processes.from_first(lambda: run.prepare(state, *made_by))
+    processes.from_first(lambda: run.prepare(state, *made_by, data.info.fingerprint))
     if autoencoder.scaled:
         say(f"{run}: latents scaled as {settings['path']} says; autoencoder.scaling=measured fits them to the data")
 
@@ -102,8 +103,7 @@ def _train_vae(run: Run, state: RunState, config: Config, made_by: tuple[str, li
         draw_grid(path)
         log_picture(trainer, "reconstructions", path)
 
-    metrics_config = config["metrics"]
-    few = quality.fewer(metrics_config["preview_samples"], PREVIEWED)
+    few = quality.fewer(config["metrics"]["preview_samples"], PREVIEWED)
 
     def preview(trainer: L.Trainer, _: L.LightningModule) -> None:
         metrics = measure.measure_reconstruction(autoencoder, few, track, "in training", "-preview")
@@ -113,11 +113,7 @@ def _train_vae(run: Run, state: RunState, config: Config, made_by: tuple[str, li
         if module is not None:
             workers = config["trainer"]["num_workers"]
             feed = ImageDataModule(train_images, batch_size, settings["seed"], workers)
-            callbacks = [
-                AtMilestones("grids", budget, config["trainer"]["grids"], milestone),
-                AtMilestones("previews", budget, metrics_config["previews"], preview, metrics_config["preview_every"]),
-            ]
-            fit(run, config, module, feed, budget, callbacks, loggers)
+            fit(run, config, module, feed, budget, looks_on_the_way(config, budget, milestone, preview), loggers)
         autoencoder.to(device).eval()
         statistics = Stopwatch()
         statistics.start()

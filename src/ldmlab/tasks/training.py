@@ -8,7 +8,7 @@ import logging
 import os
 import secrets
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -21,6 +21,7 @@ from lightning.pytorch.loggers.logger import Logger
 from ldmlab import processes
 from ldmlab.callbacks.budget import Budget, Cost
 from ldmlab.callbacks.jsonl import JsonLines
+from ldmlab.callbacks.pictures import AtMilestones
 from ldmlab.callbacks.progress import TrainingProgress
 from ldmlab.callbacks.resume import Checkpoints, RandomState, StraightToDisk
 from ldmlab.errors import Interrupted, UserError
@@ -86,6 +87,20 @@ def try_trainer(config: Config) -> None:
         L.Trainer(**trainer_arguments(config), logger=False)
     except (TypeError, ValueError, RuntimeError, MisconfigurationException) as error:
         raise UserError(f"trainer.lightning: {str(error).splitlines()[0]}") from error
+
+
+def looks_on_the_way(
+    config: Config,
+    budget: Budget,
+    grid: Callable[[L.Trainer, L.LightningModule], None],
+    preview: Callable[[L.Trainer, L.LightningModule], None],
+) -> list[L.Callback]:
+    """Pictures and cheap measurements over training, as often as the configuration says."""
+    metrics = config["metrics"]
+    return [
+        AtMilestones("grids", budget, config["trainer"]["grids"], grid),
+        AtMilestones("previews", budget, metrics["previews"], preview, metrics["preview_every"]),
+    ]
 
 
 def fit(
