@@ -33,10 +33,6 @@ class MeanColours(FeatureExtractor):
         return Features(torch.nn.functional.adaptive_avg_pool2d(images.float(), 4).flatten(1))
 
 
-def no_track(iterable, length, title):
-    return iterable
-
-
 @pytest.fixture
 def data():
     return Shapes(image_size=16, train_images=80, val_images=40)
@@ -66,17 +62,17 @@ def test_another_seed_draws_other_images(data, tmp_path):
 
 def test_features_of_real_images_are_made_once(data, tmp_path):
     first = choose(data, tmp_path, 20)
-    features = first.reference(no_track).features.pooled
+    features = first.reference().features.pooled
     second = choose(data, tmp_path, 20)
-    torch.testing.assert_close(second.reference(no_track).features.pooled, features, rtol=0, atol=0)
+    torch.testing.assert_close(second.reference().features.pooled, features, rtol=0, atol=0)
     assert first.extractor.calls > 0
     assert second.extractor.calls == 0
 
 
 def test_a_perfect_autoencoder_has_the_floor_of_real_images(data, tmp_path):
     quality = choose(data, tmp_path, 20)
-    real = measure_real(quality, no_track)
-    reconstructed = measure_reconstruction(IdentityAutoencoder(), quality, no_track, "model")
+    real = measure_real(quality)
+    reconstructed = measure_reconstruction(IdentityAutoencoder(), quality, "model")
     for name in ("val/kid_thumbnail_4", "val/fd_thumbnail_4"):
         # uint8 in both; features of whole batches differ by rounding only
         assert reconstructed[f"{name}@reconstruction"]["value"] == pytest.approx(
@@ -107,19 +103,19 @@ def test_a_larger_reference_holds_the_smaller_one_and_leaves_the_floor_apart(dat
     assert large.floor_split == "val"
     everything = choose(data, tmp_path, 10, reference_samples="all")
     assert (len(everything.reference_rows), everything.floor_split) == (40, "train")
-    assert small.reference(no_track).hash != large.reference(no_track).hash
+    assert small.reference().hash != large.reference().hash
 
 
 def test_the_key_of_a_reference_tells_data_split_images_and_features_apart(data, tmp_path):
-    keys = {choose(data, tmp_path, 20).reference(no_track).hash}
-    keys.add(choose(data, tmp_path, 20, seed=1).reference(no_track).hash)
-    keys.add(choose(Shapes(image_size=8, train_images=80, val_images=40), tmp_path, 20).reference(no_track).hash)
+    keys = {choose(data, tmp_path, 20).reference().hash}
+    keys.add(choose(data, tmp_path, 20, seed=1).reference().hash)
+    keys.add(choose(Shapes(image_size=8, train_images=80, val_images=40), tmp_path, 20).reference().hash)
     other = choose(data, tmp_path, 20)
     other.extractor.hash = "other weights"
-    keys.add(other.reference(no_track).hash)
+    keys.add(other.reference().hash)
     resized = choose(data, tmp_path, 20)
     resized.extractor.resize = "nearest"
-    keys.add(resized.reference(no_track).hash)
+    keys.add(resized.reference().hash)
     assert len(keys) == 5
 
 
@@ -129,7 +125,7 @@ def test_a_file_as_reference_names_the_metrics(data, tmp_path):
     np.savez(tmp_path / "published.npz", arr_0=images)
     published = read_npz(tmp_path / "published.npz", MeanColours(), 16)
     quality = choose(data, tmp_path, 20, published=published)
-    real = measure_real(quality, no_track)
+    real = measure_real(quality)
     assert "published/kid_thumbnail_4@real" in real
     told = real["published/fd_thumbnail_4@real"]["manifest"]
     assert (told["reference_samples"], told["images"]) == (30, "shapes/val")  # nobody knows whether they are disjoint
@@ -166,9 +162,7 @@ class Painter:
 
 def generate(quality, batch, painter=None):
     network = SimpleNamespace(conditioner=Conditioners({}))
-    return measure_generation(
-        painter or Painter(), network, quality, None, None, {"sampler": "x"}, "x1", no_track, batch, seed=3
-    )
+    return measure_generation(painter or Painter(), network, quality, None, None, {"sampler": "x"}, "x1", batch, seed=3)
 
 
 def test_generated_images_do_not_depend_on_the_batches(data, tmp_path):
@@ -219,7 +213,7 @@ def test_clip_scores_are_of_each_image_with_its_own_caption(data, tmp_path):
 
 def test_a_cheap_look_takes_fewer_images_and_fewer_distances(data, tmp_path):
     quality = choose(data, tmp_path, 20)
-    quality.reference(no_track)
+    quality.reference()
     few = generate(quality.fewer(10, ("kid",)), 8)
     assert set(few) == {"val/kid_thumbnail_4@x1"}
     assert few["val/kid_thumbnail_4@x1"]["manifest"]["reference_samples"] == 10

@@ -65,10 +65,6 @@ class Source:
         return self.read(rows)
 
 
-def no_track(iterable, length, title):
-    return iterable
-
-
 def choose(data, tmp_path, samples=20, split="val"):
     return Quality.choose(data, Thumbnails(), tmp_path, torch.device("cpu"), samples, split, 0, DISTANCES)
 
@@ -80,7 +76,7 @@ def told(*kinds):
 
 def kinds(data, tmp_path, conditioner, probe_images=50):
     settings = {"fidelity": True, "probe_images": probe_images}
-    return [type(judge) for judge in judges_of(choose(data, tmp_path), conditioner, settings, no_track)]
+    return [type(judge) for judge in judges_of(choose(data, tmp_path), conditioner, settings)]
 
 
 def test_shapes_are_judged_by_their_oracle_and_other_data_by_a_probe(tmp_path):
@@ -96,7 +92,7 @@ def test_shapes_are_judged_by_their_oracle_and_other_data_by_a_probe(tmp_path):
 
 def test_fidelity_is_measured_unless_it_is_not_wanted(tmp_path):
     quality = choose(Shapes(image_size=16, train_images=0, val_images=60), tmp_path)
-    assert judges_of(quality, told(ClassLabel, InPainting), {"fidelity": False, "probe_images": 9}, no_track) == []
+    assert judges_of(quality, told(ClassLabel, InPainting), {"fidelity": False, "probe_images": 9}) == []
 
 
 def test_a_single_class_is_not_probed(tmp_path):
@@ -107,7 +103,7 @@ def test_a_probe_is_not_fitted_to_images_that_it_judges(tmp_path):
     data = Plain()
     quality = choose(data, tmp_path, samples=100, split="train")
     data.asked.clear()
-    judges_of(quality, told(ClassLabel), {"fidelity": True, "probe_images": 150}, no_track)
+    judges_of(quality, told(ClassLabel), {"fidelity": True, "probe_images": 150})
     fitted = {row for name, row in data.asked if name == "train"}
     assert len(fitted) == 150
     assert not fitted & set(quality.rows)
@@ -117,20 +113,20 @@ def test_the_ceiling_is_what_judges_say_of_the_images_that_conditions_come_from(
     shapes = Shapes(image_size=32, train_images=0, val_images=40)
     quality = choose(shapes, tmp_path, 12)
     conditioner = told(ClassLabel)
-    judges = judges_of(quality, conditioner, {"fidelity": True, "probe_images": 0}, no_track)
-    found = measure_ceiling(IdentityAutoencoder(), conditioner, judges, quality, "model", no_track)
+    judges = judges_of(quality, conditioner, {"fidelity": True, "probe_images": 0})
+    found = measure_ceiling(IdentityAutoencoder(), conditioner, judges, quality, "model")
     assert found["val/oracle_label@real"]["value"] == 1
     assert found["val/oracle_label@real"]["manifest"]["samples"] == 12
     assert not any("reconstruction" in name for name in found)  # the identity loses nothing
-    suffixed = measure_ceiling(IdentityAutoencoder(), conditioner, judges, quality, "model", no_track, "-n12-seed0")
+    suffixed = measure_ceiling(IdentityAutoencoder(), conditioner, judges, quality, "model", "-n12-seed0")
     assert "val/oracle_label@real-n12-seed0" in suffixed
 
 
 def test_super_resolution_is_held_against_interpolation_by_its_own_judge_alone(tmp_path):
     shapes = Shapes(image_size=16, train_images=0, val_images=60)
     quality, conditioner = choose(shapes, tmp_path, 12), told(ClassLabel, SuperResolution, InPainting)
-    judges = judges_of(quality, conditioner, {"fidelity": True, "probe_images": 0}, no_track)
-    found = measure_references(IdentityAutoencoder(), conditioner, judges, quality, "model", no_track)
+    judges = judges_of(quality, conditioner, {"fidelity": True, "probe_images": 0})
+    found = measure_references(IdentityAutoencoder(), conditioner, judges, quality, "model")
     names = {name.removesuffix("@bicubic") for name in found if name.endswith("@bicubic")}
     assert {"val/kid_thumbnail_4", "val/super_resolution_psnr"} <= names
     assert not [name for name in names if "oracle" in name or "inpainting" in name]

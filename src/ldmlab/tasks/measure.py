@@ -21,22 +21,21 @@ from ldmlab.metrics.frechet import frechet_distance
 from ldmlab.metrics.names import ENOUGH_FOR_FRECHET
 from ldmlab.metrics.reconstruction import feature_loss, reconstruction_quality
 from ldmlab.modules.model import ConditionalDenoiser, LatentDiffusion
+from ldmlab.tasks.console import track
 from ldmlab.tasks.measure_fidelity import Judged, judge_images, judgements
-from ldmlab.tasks.quality import Metrics, Quality, Track, gather, seed_of, with_error, without_images
+from ldmlab.tasks.quality import Metrics, Quality, gather, seed_of, with_error, without_images
 
 Config = dict[str, Any]
 
 
-def measure_real(quality: Quality, track: Track, suffix: str = "") -> Metrics:
+def measure_real(quality: Quality, suffix: str = "") -> Metrics:
     """The floor of real against real, at the same N, named `…@real` and `suffix`."""
     manifest = {"images": further_images(quality)}
-    return quality.compare(quality.floor_features(track), f"real{suffix}", manifest, track)
+    return quality.compare(quality.floor_features(), f"real{suffix}", manifest)
 
 
 @torch.inference_mode()
-def measure_reconstruction(
-    autoencoder: Autoencoder, quality: Quality, track: Track, model: str, suffix: str = ""
-) -> Metrics:
+def measure_reconstruction(autoencoder: Autoencoder, quality: Quality, model: str, suffix: str = "") -> Metrics:
     """What N images lose on their way through the autoencoder, and the distances of N further ones' reconstructions.
 
     `model` is the fingerprint of the weights, for the manifests.
@@ -45,14 +44,14 @@ def measure_reconstruction(
     own = [quality.rows[place] for place in processes.share(quality.samples)]
     values: dict[str, list[Tensor]] = {}
     features: list[Features] = []
-    for batch in quality.batches(source, own, track, f"reconstructing {quality.samples:,} images"):
+    for batch in quality.batches(source, own, f"reconstructing {quality.samples:,} images"):
         images = batch["image"].to(quality.device)
         reconstructions = autoencoder.there_and_back(images)
         for name, value in reconstruction_quality(images, reconstructions, quality.lpips).items():
             values.setdefault(name, []).append(value.double().cpu())
         features.append(quality.features([reconstructions]))
     per_image = {name: processes.gather_rows(torch.cat(parts), quality.samples) for name, parts in values.items()}
-    originals, made = quality.own_features(track), gather(Features.cat(features), quality.samples)
+    originals, made = quality.own_features(), gather(Features.cat(features), quality.samples)
     per_image[f"recon_{quality.extractor.metric_name('feature_loss')}"] = feature_loss(originals.pooled, made.pooled)
     manifest = {
         "split": quality.split,
@@ -77,12 +76,12 @@ def measure_reconstruction(
         "value": processes.from_first(lambda: frechet_distance(originals.pooled, made.pooled)),
         "manifest": {**manifest, **quality.extractor.manifest(), "reference": "the same images"},
     }
-    return metrics | measure_reconstruction_distances(autoencoder, quality, track, model, suffix)
+    return metrics | measure_reconstruction_distances(autoencoder, quality, model, suffix)
 
 
 @torch.inference_mode()
 def measure_reconstruction_distances(
-    autoencoder: Autoencoder, quality: Quality, track: Track, model: str, suffix: str = ""
+    autoencoder: Autoencoder, quality: Quality, model: str, suffix: str = ""
 ) -> Metrics:
     """Distances of reconstructions of the further real images, named `…@reconstruction` and `suffix`.
 
@@ -92,12 +91,11 @@ def measure_reconstruction_distances(
     features = quality.features_of_rows(
         quality.data.split(quality.floor_split),
         quality.floor_rows,
-        track,
         f"features of {len(quality.floor_rows):,} reconstructions",
         autoencoder.there_and_back,
     )
     manifest = {"images": f"reconstructions of {further_images(quality)}", "model": model}
-    return quality.compare(features, f"reconstruction{suffix}", manifest, track)
+    return quality.compare(features, f"reconstruction{suffix}", manifest)
 
 
 def further_images(quality: Quality) -> str:
@@ -114,7 +112,6 @@ def measure_generation(
     guidance: Guidance,
     description: Config,
     detail: str,
-    track: Track,
     sampling_batch: int,
     seed: int,
     judges: Sequence[Judge] = (),
@@ -143,7 +140,7 @@ def measure_generation(
     manifest = {**description, "nfe": evaluations, "seed": seed, "ema": True, "sampling_batch": sampling_batch}
     every = gather(Features.cat(features), quality.samples)
     features.clear()
-    metrics = quality.compare(every, detail, manifest, track)
+    metrics = quality.compare(every, detail, manifest)
     metrics |= judgements(judged, quality, detail, manifest)
     if quality.clip_score is not None:
         told = {"weights_sha256": quality.clip_score.hash}

@@ -16,8 +16,8 @@ from ldmlab.conditioners.super_resolution import SuperResolution
 from ldmlab.data.loader import random_subset
 from ldmlab.metrics.extractors import Features
 from ldmlab.metrics.fidelity import InPaintingJudge, Judge, OracleJudge, Probe, SuperResolutionJudge, bicubic
-from ldmlab.tasks.console import say
-from ldmlab.tasks.quality import Metrics, Quality, Track, gather, with_error
+from ldmlab.tasks.console import say, track
+from ldmlab.tasks.quality import Metrics, Quality, gather, with_error
 from ldmlab.types import Batch
 
 Config = dict[str, Any]
@@ -25,7 +25,7 @@ Config = dict[str, Any]
 READ_BY_ORACLES = ("label", "caption", "semantic", "boxes")
 
 
-def judges_of(quality: Quality, conditioner: Conditioners, settings: Config, track: Track) -> list[Judge]:
+def judges_of(quality: Quality, conditioner: Conditioners, settings: Config) -> list[Judge]:
     """Who judges images of a model with such conditioners.
 
     The data's own oracle, where it has one, of everything that is told; else a probe of the class, where the model is
@@ -42,7 +42,7 @@ def judges_of(quality: Quality, conditioner: Conditioners, settings: Config, tra
     if oracle is not None:
         judges += [OracleJudge(oracle(), told)] if told else []
     elif {"label", "caption"} & set(told) and quality.data.info.num_classes > 1 and probe_images:
-        judges += fit_probe(quality, probe_images, track)
+        judges += fit_probe(quality, probe_images)
     for part in conditioner.named_parts.values():
         if isinstance(part, SuperResolution):
             judges.append(SuperResolutionJudge(part.shrink, quality.lpips))
@@ -51,14 +51,14 @@ def judges_of(quality: Quality, conditioner: Conditioners, settings: Config, tra
     return judges
 
 
-def fit_probe(quality: Quality, images: int, track: Track) -> list[Probe]:
+def fit_probe(quality: Quality, images: int) -> list[Probe]:
     """A probe of the class on the features that distances are taken of; none if all the images are of one class."""
     source = quality.data.split("train")
     measured = set(quality.rows) if quality.split == "train" else set()
     order = random_subset(len(source), len(source), quality.seed)
     rows = [row for row in order if row not in measured][:images]
-    features = quality.kept_features("train", rows, track).pooled
-    labels = torch.cat([batch["label"] for batch in quality.batches(source, rows, track, "labels")])
+    features = quality.kept_features("train", rows).pooled
+    labels = torch.cat([batch["label"] for batch in quality.batches(source, rows, "labels")])
     if len(labels.unique()) < 2:
         say("metrics.probe_images: a single class among them, so that classes are not probed")
         return []
@@ -102,7 +102,6 @@ def measure_ceiling(
     judges: Sequence[Judge],
     quality: Quality,
     model: str,
-    track: Track,
     suffix: str = "",
 ) -> Metrics:
     """What judges say of the N real images themselves, `…@real`, and of their reconstructions: no model does better."""
@@ -138,23 +137,20 @@ def measure_references(
     judges: Sequence[Judge],
     quality: Quality,
     model: str,
-    track: Track,
     suffix: str = "",
 ) -> Metrics:
     """What a model's fidelity is held against: the ceiling, and for super-resolution what interpolation reaches.
 
     `model` is the fingerprint of the weights, for the manifests.
     """
-    metrics = measure_ceiling(autoencoder, conditioner, judges, quality, model, track, suffix)
+    metrics = measure_ceiling(autoencoder, conditioner, judges, quality, model, suffix)
     if "low_resolution" in conditioner.told:
-        metrics |= measure_bicubic(conditioner, judges, quality, track, suffix)
+        metrics |= measure_bicubic(conditioner, judges, quality, suffix)
     return metrics
 
 
 @torch.inference_mode()
-def measure_bicubic(
-    conditioner: Conditioners, judges: Sequence[Judge], quality: Quality, track: Track, suffix: str = ""
-) -> Metrics:
+def measure_bicubic(conditioner: Conditioners, judges: Sequence[Judge], quality: Quality, suffix: str = "") -> Metrics:
     """Distances and judgements of small images enlarged by interpolation, `…@bicubic`: what super-resolution beats."""
     own = processes.share(quality.samples)
     judges = [judge for judge in judges if isinstance(judge, SuperResolutionJudge)]
@@ -166,4 +162,4 @@ def measure_bicubic(
         judge_images(judges, images, examples, features[-1].pooled, judged)
     detail, manifest = f"bicubic{suffix}", {"images": "small images enlarged by bicubic interpolation"}
     every = gather(Features.cat(features), quality.samples)
-    return quality.compare(every, detail, manifest, track) | judgements(judged, quality, detail, manifest)
+    return quality.compare(every, detail, manifest) | judgements(judged, quality, detail, manifest)

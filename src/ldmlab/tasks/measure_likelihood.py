@@ -14,7 +14,7 @@ from ldmlab.diffusion.samplers import PerSampleNoise
 from ldmlab.diffusion.schedules import add_noise
 from ldmlab.errors import UserError
 from ldmlab.modules.model import LatentDiffusion
-from ldmlab.tasks.quality import Metrics, Quality, Track, seed_of, to_device, with_error
+from ldmlab.tasks.quality import Metrics, Quality, seed_of, to_device, with_error
 
 Config = dict[str, Any]
 
@@ -52,7 +52,6 @@ def measure_likelihood(
     seed: int,
     description: Config,
     detail: str,
-    track: Track,
 ) -> Metrics:
     """The bound and its three parts for N images of the reference split, with standard errors over images.
 
@@ -74,7 +73,7 @@ def measure_likelihood(
     terms: list[Tensor] = []
     drawn: list[Tensor] = []
     start = 0
-    for batch in quality.batches(source, rows, track, f"bound of {quality.samples:,} images ({detail})"):
+    for batch in quality.batches(source, rows, f"bound of {quality.samples:,} images ({detail})"):
         batch = to_device(batch, quality.device)
         count = len(batch["image"])
         seeds = [seed_of(seed, place) for place in places[start : start + count]]

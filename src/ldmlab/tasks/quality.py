@@ -24,11 +24,11 @@ from ldmlab.metrics.reconstruction import LPIPS
 from ldmlab.metrics.references import Reference, read_npz
 from ldmlab.metrics.suite import compare_with
 from ldmlab.tasks import build
+from ldmlab.tasks.console import track
 from ldmlab.types import Batch, ImageData, ImageSource
 
 Config = dict[str, Any]
 
-Track = Callable[[Iterable[Any], int, str], Iterable[Any]]
 """(iterable, length, title) -> the same iterable, its progress shown."""
 
 Metrics = dict[str, dict[str, Any]]
@@ -135,7 +135,7 @@ class Quality:
         """How many images are looked at at once."""
         return images_at_once(self.data.info.image_size, EXTRACTION_BATCH)
 
-    def batches(self, source: ImageSource, rows: Sequence[int], track: Track, title: str) -> Iterable[Batch]:
+    def batches(self, source: ImageSource, rows: Sequence[int], title: str) -> Iterable[Batch]:
         """Images `rows` of a source with what is known of them, as many at once as there are to be."""
         count = -(-len(rows) // self.batch_size)
         return track(in_order(source, rows, self.batch_size), count, title)
@@ -162,27 +162,27 @@ class Quality:
         """Features of batches of images in [-1, 1]."""
         return Features.cat([self.extractor(to_uint8(batch)).to("cpu") for batch in images])
 
-    def reference(self, track: Track) -> Reference:
+    def reference(self) -> Reference:
         """The reference as the extractor sees it, made once and kept on disk."""
         if self.published is not None:
             return self.published
         if self.made is None:
-            features = self.kept_features(self.split, self.reference_rows, track)
+            features = self.kept_features(self.split, self.reference_rows)
             title = f"{self.data.info.name}/{self.split}"
             self.made = Reference(title, len(features), self._key(self.split, self.reference_rows), features)
         return self.made
 
-    def own_features(self, track: Track) -> Features:
+    def own_features(self) -> Features:
         """Features of the N images: the first of the reference, unless that is published."""
         if self.published is None:
-            reference = self.reference(track).features
+            reference = self.reference().features
             assert reference is not None
             return reference[: self.samples]
-        return self.kept_features(self.split, self.rows, track)
+        return self.kept_features(self.split, self.rows)
 
-    def floor_features(self, track: Track) -> Features:
+    def floor_features(self) -> Features:
         """Features of the further real images, made once and kept on disk."""
-        return self.kept_features(self.floor_split, self.floor_rows, track)
+        return self.kept_features(self.floor_split, self.floor_rows)
 
     @property
     def reference_folder(self) -> Path:
@@ -192,13 +192,13 @@ class Quality:
     def _folder(self, split: str, rows: Sequence[int]) -> Path:
         return self.cache_dir / "reference" / self._key(split, rows)
 
-    def kept_features(self, split: str, rows: Sequence[int], track: Track) -> Features:
+    def kept_features(self, split: str, rows: Sequence[int]) -> Features:
         """Features of real images, made once and kept on disk."""
         folder = self._folder(split, rows)
 
         def make() -> None:
             title = f"features of {len(rows):,} real images ({split})"
-            features = self.features_of_rows(self.data.split(split), rows, track, title)
+            features = self.features_of_rows(self.data.split(split), rows, title)
             if processes.rank() == 0:
                 self._keep(folder, split, features)
             processes.wait()
@@ -227,23 +227,22 @@ class Quality:
         self,
         source: ImageSource,
         rows: Sequence[int],
-        track: Track,
         title: str,
         change: Callable[[Tensor], Tensor] = lambda images: images,
     ) -> Features:
         """Features of images `rows` of a source, after `change`; processes share the work."""
         own = [rows[place] for place in processes.share(len(rows))]
-        images = (change(batch["image"].to(self.device)) for batch in self.batches(source, own, track, title))
+        images = (change(batch["image"].to(self.device)) for batch in self.batches(source, own, title))
         return gather(self.features(images), len(rows))
 
     def _key(self, split: str, rows: Sequence[int]) -> str:
         parts = [FEATURES_VERSION, self.data.info.fingerprint, split, list(rows), self.extractor.manifest()]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
-    def compare(self, features: Features, detail: str, manifest: Config, track: Track) -> Metrics:
+    def compare(self, features: Features, detail: str, manifest: Config) -> Metrics:
         """All distances wanted of features to the reference, named `…@detail`."""
-        reference = self.reference(track)
-        manifest = {**self.manifest(track), "samples": len(features), **manifest}
+        reference = self.reference()
+        manifest = {**self.manifest(), "samples": len(features), **manifest}
         found: Metrics = {}
         # by one process: of many that do the same at once, each would have but a share of the machine
         distances = processes.from_first(lambda: compare_with(reference, features, self.extractor, self.wanted))
@@ -253,9 +252,9 @@ class Quality:
             found[f"{self.prefix}/{name}@{detail}"] = {"value": measured.value, **error, "manifest": manifest_here}
         return found
 
-    def manifest(self, track: Track) -> Config:
+    def manifest(self) -> Config:
         """How distances are taken."""
-        reference = self.reference(track)
+        reference = self.reference()
         return {
             **self.extractor.manifest(),
             "reference": reference.title,

@@ -9,7 +9,6 @@ from ldmlab import processes
 from ldmlab.metrics.fidelity import Judge
 from ldmlab.modules.model import ConditionalDenoiser, LatentDiffusion
 from ldmlab.tasks import build, measure
-from ldmlab.tasks.console import track
 from ldmlab.tasks.measure_speed import measure_speed
 from ldmlab.tasks.quality import Metrics, Quality
 
@@ -53,7 +52,7 @@ def measure_diffusion(
     if guide is not None:
         description = {**description, "guide": build.fingerprint_of(guide)}
     metrics = measure.measure_generation(
-        model, network, quality, sampler, guidance, description, detail, track,
+        model, network, quality, sampler, guidance, description, detail,
         settings["sampling_batch"], settings["seed"], judges,
     )  # fmt: skip
     # one process alone, while the others wait: the speed of one device, not of several that share a machine

@@ -7,7 +7,7 @@ from typing import Any
 
 from ldmlab import processes
 from ldmlab.tasks import build, checks, measure
-from ldmlab.tasks.console import say, track
+from ldmlab.tasks.console import say
 from ldmlab.tasks.quality import Metrics, quality_of
 
 Config = dict[str, Any]
@@ -23,13 +23,13 @@ def make_reference(config: Config) -> Metrics:
     checks.check_data_path(config)
     device = processes.join(build.best_device())
     quality = quality_of(config, build.build_data(config), device)
-    reference = quality.reference(track)
-    floors = measure.measure_real(quality, track)
+    reference = quality.reference()
+    floors = measure.measure_real(quality)
     if processes.rank() == 0:
         kept = config["metrics"]["reference"] or quality.reference_folder
         count = "" if reference.samples is None else f", {reference.samples:,} images"
         say(f"{reference.title}{count}, {quality.extractor.name}: {kept}")
         say(f"floor: {measure.headline(floors, 'real')}")
         if config["output"] is not None:
-            say(f"statistics: {reference.write_npz(Path(config['output']), quality.manifest(track))}")
+            say(f"statistics: {reference.write_npz(Path(config['output']), quality.manifest())}")
     return floors

@@ -60,8 +60,8 @@ def score(config: Config) -> Metrics:
         ]
     )
     features = gather(own_features, len(rows))
-    metrics = quality.compare(features, "images", {"images": str(config["images"])}, track)
-    metrics |= measure.measure_real(quality, track)
+    metrics = quality.compare(features, "images", {"images": str(config["images"])})
+    metrics |= measure.measure_real(quality)
     if processes.rank() == 0:
         show(metrics)
         record = {"images": str(config["images"]), "metrics": metrics, **provenance()}

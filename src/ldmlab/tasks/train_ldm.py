@@ -206,7 +206,7 @@ def _train_ldm(run: Run, config: Config, quality: Quality, vae_run: Run | None) 
 
     def preview(trainer: L.Trainer, _: L.LightningModule) -> None:
         metrics = measure.measure_generation(
-            model, module.averaged(), few, sampler, guidance, description, "preview", track,
+            model, module.averaged(), few, sampler, guidance, description, "preview",
             metrics_config["sampling_batch"], metrics_config["seed"],
         )  # fmt: skip
         log_preview(trainer, metrics, budget)
@@ -229,12 +229,12 @@ def _train_ldm(run: Run, config: Config, quality: Quality, vae_run: Run | None) 
         model_fingerprint = processes.from_first(lambda: build.save_model(export, run.checkpoints, described))
         with budget.aside():
             draw_grid(run.samples / "final.png", average)
-            metrics = measure.measure_real(quality, track)
+            metrics = measure.measure_real(quality)
             if vae_run is not None:
-                metrics |= measure.measure_reconstruction(autoencoder, quality, track, model_fingerprint)
+                metrics |= measure.measure_reconstruction(autoencoder, quality, model_fingerprint)
             description |= {"model": model_fingerprint}
-            judges = judges_of(quality, average.conditioner, metrics_config, track)
-            metrics |= measure_references(autoencoder, average.conditioner, judges, quality, model_fingerprint, track)
+            judges = judges_of(quality, average.conditioner, metrics_config)
+            metrics |= measure_references(autoencoder, average.conditioner, judges, quality, model_fingerprint)
             metrics |= measure_diffusion(model, average, quality, config, description, detail, judges)
         finish(
             run,

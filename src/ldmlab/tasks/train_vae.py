@@ -17,7 +17,7 @@ from ldmlab.metrics.speed import count_parameters
 from ldmlab.modules.autoencoder import AutoencoderModule, latent_report
 from ldmlab.modules.image_data import ImageDataModule
 from ldmlab.tasks import build, measure
-from ldmlab.tasks.console import say, track
+from ldmlab.tasks.console import say
 from ldmlab.tasks.quality import Metrics, quality_of
 from ldmlab.tasks.recipes import recipe_key, recipe_of
 from ldmlab.tasks.run import Run, RunState, run_name
@@ -106,7 +106,7 @@ def _train_vae(run: Run, state: RunState, config: Config, made_by: tuple[str, li
     few = quality.fewer(config["metrics"]["preview_samples"], PREVIEWED)
 
     def preview(trainer: L.Trainer, _: L.LightningModule) -> None:
-        metrics = measure.measure_reconstruction(autoencoder, few, track, "in training", "-preview")
+        metrics = measure.measure_reconstruction(autoencoder, few, "in training", "-preview")
         log_preview(trainer, metrics, budget)
 
     with logging_to(run, config, budget) as loggers:
@@ -123,8 +123,8 @@ def _train_vae(run: Run, state: RunState, config: Config, made_by: tuple[str, li
         fingerprint = processes.from_first(lambda: build.save_model(autoencoder, run.checkpoints, description))
         with budget.aside():
             draw_grid(run.samples / "reconstructions-final.png")
-            metrics = measure.measure_real(quality, track)
-            metrics |= measure.measure_reconstruction(autoencoder, quality, track, fingerprint)
+            metrics = measure.measure_real(quality)
+            metrics |= measure.measure_reconstruction(autoencoder, quality, fingerprint)
         rows = random_subset(len(val), STATISTICS_IMAGES, 0)
         batches = in_order(val, rows, images_at_once(data.info.image_size))
         report = latent_report(autoencoder, (batch["image"].to(device) for batch in batches))

@@ -14,7 +14,6 @@ from ldmlab.errors import UserError
 from ldmlab.metrics.fidelity import Judge, Probe
 from ldmlab.modules.model import LatentDiffusion
 from ldmlab.tasks import build, checks, measure, training
-from ldmlab.tasks.console import track
 from ldmlab.tasks.measure_fidelity import judges_of, measure_references
 from ldmlab.tasks.measure_likelihood import chain_of, measure_likelihood
 from ldmlab.tasks.quality import Metrics, Quality, number_of, quality_of
@@ -129,23 +128,21 @@ class Trained:
     def _measure_quality(self, quality: Quality, recipe: Config, known: Metrics) -> tuple[str, Metrics, Metrics]:
         quality.refuse(self.autoencoder.trained_against)
         suffix = recipe["suffix"]
-        floors = measure.measure_real(quality, track, suffix)
+        floors = measure.measure_real(quality, suffix)
         metrics: Metrics = {} if all(same_reference(known.get(k), floors[k]) for k in floors) else dict(floors)
         lpips = quality.lpips and f"{quality.split}/recon_{quality.lpips.name}{suffix and '@' + suffix[1:]}"
         # other features or other images than the run's own have floors of their own
         new = bool(metrics) or (lpips is not None and lpips not in known)
         if self.model is None or (new and self.autoencoder.downsampling_factor > 1):
-            metrics |= measure.measure_reconstruction(self.autoencoder, quality, track, self.fingerprint, suffix)
+            metrics |= measure.measure_reconstruction(self.autoencoder, quality, self.fingerprint, suffix)
         if self.model is None:
             return f"reconstruction{suffix}", metrics, floors
         conditioner = self.model.network.conditioner
-        judges = judges_of(quality, conditioner, recipe["metrics"], track)
+        judges = judges_of(quality, conditioner, recipe["metrics"])
         # another number of images to fit a probe to is another probe, with a ceiling of its own
         probes = [judge.name for judge in judges if isinstance(judge, Probe)]
         if new or any(f"{quality.split}/{name}@real{suffix}" not in known for name in probes):
-            metrics |= measure_references(
-                self.autoencoder, conditioner, judges, quality, self.fingerprint, track, suffix
-            )
+            metrics |= measure_references(self.autoencoder, conditioner, judges, quality, self.fingerprint, suffix)
         detail, generated = self._measure_diffusion(quality, recipe, judges)
         return detail, metrics | generated, floors
 
@@ -156,7 +153,7 @@ class Trained:
         detail = f"chain{steps}-{variance}{recipe['suffix']}"
         description = {"model": self.fingerprint, "ema": True}
         seed = recipe["metrics"]["seed"]
-        metrics = measure_likelihood(self.model, quality, settings, seed, description, detail, track)
+        metrics = measure_likelihood(self.model, quality, settings, seed, description, detail)
         return f"{quality.split}/bound@{detail}", detail, metrics
 
     def _measure_diffusion(self, quality: Quality, recipe: Config, judges: Sequence[Judge]) -> tuple[str, Metrics]:
