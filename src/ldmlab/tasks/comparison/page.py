@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import html
 import json
 import struct
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from ldmlab.tasks.comparison.columns import count, distance
 from ldmlab.tasks.comparison.looks import run_styles
 from ldmlab.tasks.comparison.plots import plots_of
 from ldmlab.tasks.comparison.rows import NAMES, best_row
-from ldmlab.tasks.comparison.runs import Findings, Run
+from ldmlab.tasks.comparison.runs import Findings, Measurement, Run
 from ldmlab.tasks.comparison.tables import DataGroup, all_runs
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -60,7 +61,7 @@ def render_page(findings: Findings, groups: list[DataGroup]) -> str:
         sample_grid=lambda run: Image.read(run.sample_grid()),
         reconstruction_grid=lambda run: Image.read(run.reconstruction_grid()),
         grid_caption=_grid_caption,
-        manifest_text=lambda manifest: json.dumps(manifest, ensure_ascii=False, indent=None),
+        by_manifest=_by_manifest,
         count=count,
         charts=lambda table: explorer.charts(table, styles),
         filters=explorer.filters(runs),
@@ -69,6 +70,15 @@ def render_page(findings: Findings, groups: list[DataGroup]) -> str:
         library=explorer.library(),
         script=Markup((Path(__file__).parent / "page.js").read_text(encoding="utf-8")),
     )
+
+
+def _by_manifest(run: Run) -> list[tuple[Markup, list[Measurement]]]:
+    """A run's measurements by how they were made, which most share with others: once is enough to say it."""
+    found: dict[str, list[Measurement]] = {}
+    for measurement in run.measurements.values():
+        found.setdefault(json.dumps(measurement.manifest, ensure_ascii=False), []).append(measurement)
+    # quotes may stand in text as they are, and there are many
+    return [(Markup(html.escape(manifest, quote=False)), measured) for manifest, measured in found.items()]
 
 
 def _grid_caption(run: Run, group: DataGroup) -> str:
