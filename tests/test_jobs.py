@@ -78,8 +78,8 @@ def test_a_note_that_cannot_be_left_hides_no_failure(tmp_path):
     ("error", "said"),
     [
         (OSError(errno.ENOSPC, "No space left on device", "a/b"), "the disk is full (a/b): free some space"),
-        (PermissionError(errno.EACCES, "Permission denied", "a/b"), "a/b: Permission denied; choose a folder"),
-        (OSError(errno.EROFS, "Read-only file system", "a/b"), "a/b: Read-only file system; choose a folder"),
+        (PermissionError(errno.EACCES, "Permission denied", "a/b"), "a/b: Permission denied: change its permissions"),
+        (OSError(errno.EROFS, "Read-only file system", "a/b"), "a/b: Read-only file system: change its permissions"),
     ],
 )
 def test_what_a_disk_refuses_is_for_the_user(error, said):

@@ -27,7 +27,7 @@ def for_the_user(error: Exception) -> Exception:
         place = error.filename or "while writing"
         return UserError(f"the disk is full ({place}): free some space and start the same command again")
     if isinstance(error, OSError) and error.errno in NOT_ALLOWED and error.filename:
-        return UserError(f"{error.filename}: {error.strerror}; choose a folder that you may write in")
+        return UserError(f"{error.filename}: {error.strerror}: change its permissions, or choose another place")
     return error
 
 

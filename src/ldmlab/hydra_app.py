@@ -31,6 +31,9 @@ from ldmlab.jobs import Jobs
 
 TRAINING = ("train-vae", "train-ldm")
 
+LOST = ("TerminatedWorkerError", "BrokenProcessPool", "UncompletedJobError")
+"""What joblib and submitit raise when a process of theirs was killed; neither has to be installed."""
+
 # Hydra's flags, and whether a value follows.
 FLAGS = {
     "-h": False, "--help": False, "--hydra-help": False, "--version": False, "--resolve": False,
@@ -79,11 +82,13 @@ def sweep_survives(these: Jobs) -> Iterator[None]:
     except Exception as error:
         if these.folder is None:
             raise
-        first, *_ = str(error).strip().splitlines() or [""]
-        told = f"{type(error).__name__}: {first}" if first else type(error).__name__
         failure = for_the_user(error)
-        if failure is error:
-            failure = UserError(f"ended by {told}; was a process killed? The same command goes on from there")
+        if type(error).__name__ in LOST:
+            print(error, file=sys.stderr)  # which job, its state and what it last said
+            told = "a process of it was lost; was there too little memory? The same command goes on from there"
+            failure = UserError(f"{type(error).__name__}: {told}")
+        elif failure is error:
+            traceback.print_exc()
         say_failure(failure)
         these.fail("the sweep", failure)
 

@@ -16,6 +16,9 @@ from ldmlab.errors import UserError, for_the_user
 
 T = TypeVar("T")
 
+PATIENT: list[Any] = []
+"""The group of all in which the others wait for the first one, which may wait for another job's autoencoder."""
+
 
 def join(device: torch.device) -> torch.device:
     """Joins the processes that were started together, once and for good, and returns this one's device.
@@ -32,9 +35,10 @@ def join(device: torch.device) -> torch.device:
         torch.cuda.set_device(device)
     if not dist.is_initialized():
         # the small numbers of this module go from CPU to CPU, so that no GPU has to stop for them; and the others wait
-        # while the first one measures speed, or waits for another job's autoencoder
+        # while the first one measures speed
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=timedelta(days=7))
+        dist.init_process_group(backend, timeout=timedelta(hours=12))
+        PATIENT.append(dist.new_group(backend="gloo", timeout=timedelta(days=7)))
         atexit.register(dist.destroy_process_group)
     return device
 
@@ -127,7 +131,7 @@ def from_first(make: Callable[[], T]) -> T:
             if not isinstance(known, UserError):
                 raise
             made[1] = known
-    dist.broadcast_object_list(made, src=0)
+    dist.broadcast_object_list(made, src=0, group=PATIENT[0] if PATIENT else None)
     if made[1] is not None:
         raise made[1]
     return made[0]

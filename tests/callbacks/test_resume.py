@@ -1,6 +1,6 @@
 """Checkpoints of whole steps, and signals that are given back."""
 
-import errno
+import resource
 import signal
 import tempfile
 from types import SimpleNamespace
@@ -36,24 +36,33 @@ def test_a_micro_batch_after_a_resume_is_no_whole_step(tmp_path):
 def test_a_checkpoint_that_finds_no_room_leaves_nothing_and_keeps_the_last(tmp_path):
     class Full(Trainer):
         def save_checkpoint(self, path):
-            path.write_text("half")
-            raise OSError(errno.ENOSPC, "No space left on device")
+            StraightToDisk().save_checkpoint({name: torch.rand(40_000) for name in "ab"}, path)
 
     (tmp_path / "last.ckpt").write_text("whole")
     callback = Checkpoints(tmp_path / "last.ckpt", every_seconds=1e9, every_steps=1)
     trainer = Full(global_step=0, saved=[])
     callback.on_train_start(trainer, None)
     trainer.global_step = 1
-    with pytest.raises(OSError, match="No space left"):
-        callback.on_train_batch_end(trainer)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))  # the second tensor finds no room
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            callback.on_train_batch_end(trainer)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     callback.teardown(trainer, None, "fit")
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"last.ckpt": "whole"}
 
 
 def test_a_checkpoint_goes_nowhere_but_where_it_is_to_be(tmp_path, monkeypatch):
     """Of a cluster's nodes /tmp is often small, and in memory."""
-    monkeypatch.setenv("TMPDIR", str(tmp_path / "nowhere"))
-    monkeypatch.setattr(tempfile, "tempdir", None)
+
+    def elsewhere(*_, **__):
+        raise AssertionError
+
+    monkeypatch.setattr(tempfile, "mkstemp", elsewhere)
+    monkeypatch.setattr("lightning.fabric.utilities.cloud_io._atomic_save", elsewhere)
+    monkeypatch.setattr("lightning.fabric.plugins.io.torch_io._atomic_save", elsewhere)
     StraightToDisk().save_checkpoint({"weights": torch.ones(3)}, tmp_path / "last.ckpt")
     assert torch.equal(StraightToDisk().load_checkpoint(tmp_path / "last.ckpt")["weights"], torch.ones(3))
 

@@ -435,7 +435,7 @@ def test_runs_that_differ_in_their_seed_alone_are_told_with_their_mean_and_look_
         ),
         (
             {"f4": [300, 301, 302], "f2": [309, 310, 311]},
-            "ldm-f4 euler@20 is ahead of all others by more than its seeds (Welch's t-test, 5%).",
+            "ldm-f4 euler@20 is ahead of ldm-f2 euler@20 by more than its seeds (Welch's t-test, 5%).",
         ),
         (
             {"f4": [300, 300], "f2": [300, 300]},
@@ -448,7 +448,7 @@ def test_runs_that_differ_in_their_seed_alone_are_told_with_their_mean_and_look_
         (
             # a recipe of which a run diverged is not the best for what the others reached
             {"f4": [100, float("nan")], "f2": [300, 301], "f8": [400, 401]},
-            "ldm-f2 euler@20 is ahead of all others by more than its seeds (Welch's t-test, 5%).",
+            "ldm-f2 euler@20 is ahead of ldm-f8 euler@20 by more than its seeds (Welch's t-test, 5%).",
         ),
         ({"f4": [300, 301]}, "Within two standard errors of the best: ldm-f4-seed-1 euler@20."),
     ],
@@ -465,6 +465,29 @@ def test_sampler_settings_of_the_same_runs_are_no_further_evidence(tmp_path: Pat
         write_run(tmp_path / f"ldm-f4-seed-{seed}", {**euler20(kid), **heun}, seed=seed)
     (group,) = group_by_data(find_runs([tmp_path]).runs)
     assert not any("Welch" in note for note in group.diffusion[0].notes)
+
+
+def test_a_setting_that_was_measured_at_one_seed_decides_nothing(tmp_path: Path) -> None:
+    with_seeds(tmp_path, f4=[300, 301, 302], f2=[309, 310, 311])
+    heun = distances("heun10", 0.2, 200.0, sampler="heun", steps=10, nfe=20)
+    write_run(tmp_path / "ldm-f4-seed-3", {**euler20(0.301), **heun}, seed=3)
+    (group,) = group_by_data(find_runs([tmp_path]).runs)
+    (note,) = (note for note in group.diffusion[0].notes if "Welch" in note)
+    assert note == "ldm-f4 euler@20 is ahead of ldm-f2 euler@20 by more than its seeds (Welch's t-test, 5%)."
+
+
+def test_recipes_of_two_studies_have_two_names(tmp_path: Path) -> None:
+    for study, seeds in (("a", (0, 1)), ("b", (1, 2))):
+        for seed in seeds:
+            write_run(tmp_path / study / f"ldm-f4-seed-{seed}", euler20(), seed=seed)
+    write_run(tmp_path / "c" / "ldm-f2-autoencoder.seed-0", euler20(), factor=2)
+    write_run(tmp_path / "c" / "ldm-f2-autoencoder.seed-1", euler20(), factor=2, seed=1)
+    findings = find_runs([tmp_path])
+    (group,) = group_by_data(findings.runs)
+    names = [recipe.name for recipe in group.diffusion[0].over_seeds.rows]
+    assert len(set(names)) == 3
+    assert "ldm-f2" in names
+    assert {style.name for style in run_styles(findings.runs).values()} == set(names)
 
 
 def test_a_mean_says_how_many_of_the_runs_have_the_value(tmp_path: Path) -> None:

@@ -58,6 +58,11 @@ def test_a_search_without_kernel_distances_minimises_the_frechet_distance():
     assert headline_value({"metrics": {"val/recall_lite0@euler20": {"value": 0.5}}}) is None
 
 
+def test_a_search_over_autoencoders_minimises_the_distance_of_reconstructions():
+    values = {"val/kid_lite0@real": 0.0, "val/kid_lite0@reconstruction": 0.2}
+    assert headline_value({"metrics": {name: {"value": value} for name, value in values.items()}}) == 0.2
+
+
 def test_another_user_of_a_group_can_take_the_lock(tmp_path):
     with locked(tmp_path / "study" / "run", "runs_dir", lambda: None):
         assert stat.S_IMODE((tmp_path / "study" / ".run.lock").stat().st_mode) == 0o666
@@ -132,7 +137,7 @@ def test_a_run_does_not_go_on_with_other_images(tmp_path):
     run.prepare("new", "train-ldm", [], "0a1b")
     run.last_checkpoint.write_text("weights")
     run.prepare("begun", "train-ldm", [], "0a1b")
-    with pytest.raises(UserError, match=r"was begun on data that have changed since: .*overwrite=true"):
+    with pytest.raises(UserError, match=r"was begun on data that have changed since, .*overwrite=true"):
         run.prepare("begun", "train-ldm", [], "2c3d")
     assert run.last_checkpoint.exists()
     Run(tmp_path / "r", {"overwrite": True}).prepare("begun", "train-ldm", [], "2c3d")

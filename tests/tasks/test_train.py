@@ -175,8 +175,15 @@ def test_an_unfinished_autoencoder_of_a_run_can_be_replaced_and_a_complete_one_c
     assert "runs/t/vae-f4-batch_size-8-network.channels-16 holds a run with other settings" in said
     assert "overwrite=true" in said
     assert ldmlab("train-ldm", *other, "overwrite=true") == 0
+    assert "deleted, and begun anew" in ldmlab.said.err
     said = ldmlab.error("train-ldm", "study=t", "name=e", *TINY_LDM, "budget.steps=8", "overwrite=true")
     assert "use it with autoencoder_from=runs/t/vae-f4" in said
+
+    # nor one that somebody trains by itself, which may have taken days
+    with monkeypatch.context() as patch:
+        patch.setattr(AutoencoderModule, "training_step", stopped)
+        assert ldmlab("train-vae", "study=own", "name=vae-f4-batch_size-8-network.channels-16", *TINY_VAE) == 130
+    assert "its own command" in ldmlab.error("train-ldm", "study=own", *TINY_LDM, "budget.steps=8", "overwrite=true")
 
 
 def test_a_number_of_threads_is_that_of_one_run(ldmlab, monkeypatch):
@@ -422,13 +429,26 @@ def test_a_launcher_that_loses_a_process_leaves_what_was_done(ldmlab, monkeypatc
     class TerminatedWorkerError(Exception):
         """What joblib raises."""
 
-    def terminated(*_, **__):
-        raise TerminatedWorkerError("a worker process was killed\nand more")
+    counted = []
 
-    monkeypatch.setattr("ldmlab.hydra_app.sweep", terminated)  # outside of what a job catches
+    def ends(*given):
+        counted.append(given)
+        if len(counted) == 2:
+            raise error
+        return {}
+
+    monkeypatch.setattr("ldmlab.hydra_app.sweep", ends)  # outside of what a job catches
+    error = TerminatedWorkerError("a worker process was killed\nexit code SIGKILL")
     assert ldmlab("train-ldm", "-m", "study=s", "seed=0,1", *TINY_F1) == 2
-    assert "failed: the sweep: ended by TerminatedWorkerError: a worker process" in ldmlab.said.err
+    assert "failed: the sweep: TerminatedWorkerError: a process of it was lost" in ldmlab.said.err
+    assert "exit code SIGKILL" in ldmlab.said.err
     assert "Traceback" not in ldmlab.said.err
+    assert (ldmlab.folder / "runs/s/comparison.html").exists()
+
+    counted.clear()
+    error = KeyError("our own fault")
+    assert ldmlab("train-ldm", "-m", "study=s", "seed=0,1", *TINY_F1) == 1
+    assert "Traceback" in ldmlab.said.err
 
 
 def test_a_full_disk_ends_in_one_line(ldmlab, monkeypatch):

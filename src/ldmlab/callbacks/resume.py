@@ -69,9 +69,17 @@ class StraightToDisk(TorchCheckpointIO):
     """Writes a checkpoint where it is to be: Lightning by itself goes through memory and /tmp, which may be small."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Writes it."""
-        with open(path, "wb") as file:
-            torch.save(checkpoint, file)
+        """Writes it.
+
+        Raises:
+            OSError: there is no room.
+        """
+        try:
+            with open(path, "wb") as file:
+                torch.save(checkpoint, file)
+        except RuntimeError as error:
+            # torch ends its archive whatever happened, and complains of that
+            raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
 
 class Checkpoints(L.Callback):
@@ -116,7 +124,7 @@ class Checkpoints(L.Callback):
             building = self.path.with_name(f".{self.path.name}")
             try:
                 trainer.save_checkpoint(building)
-            except OSError:
+            except BaseException:
                 building.unlink(missing_ok=True)  # what there is of it takes the space that there is
                 raise
             if processes.rank() == 0:

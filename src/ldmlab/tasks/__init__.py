@@ -60,11 +60,16 @@ def headline_value(summary: dict[str, Any]) -> float | None:
 
     The Fréchet distance where no kernel distance was measured.
     """
-    from ldmlab.tasks.comparison.rows import REFERENCES, is_floor
+    from ldmlab.tasks.comparison.rows import RECONSTRUCTION, REFERENCES, is_floor
 
     for distance in ("/kid", "/fd", "/fid"):
-        values = {name: metric["value"] for name, metric in summary.get("metrics", {}).items() if distance in name}
-        generated = [value for name, value in values.items() if not is_floor(name.split("@")[1], *REFERENCES)]
-        if values:
-            return generated[0] if generated else next(iter(values.values()))
+        values = {
+            name.split("@")[1]: metric["value"]
+            for name, metric in summary.get("metrics", {}).items()
+            if distance in name and "@" in name
+        }
+        generated = [value for detail, value in values.items() if not is_floor(detail, *REFERENCES)]
+        reconstructed = [value for detail, value in values.items() if is_floor(detail, RECONSTRUCTION)]
+        if found := generated or reconstructed:
+            return found[0]
     return None

@@ -39,7 +39,7 @@ def evaluate(config: Config) -> Config:
     known: Metrics = processes.from_first(lambda: (run.summary or {})["metrics"])
     done = trained.measure(recipe, known)
     if processes.rank() == 0:
-        with run.lock(say):
+        with run.lock():
             summary = run.summary or {}
             summary["metrics"] |= done.metrics
             keep_recipe(summary, done.key, {**recipe, "cost": done.cost})

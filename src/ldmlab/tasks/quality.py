@@ -29,8 +29,6 @@ from ldmlab.types import Batch, ImageData, ImageSource
 
 Config = dict[str, Any]
 
-"""(iterable, length, title) -> the same iterable, its progress shown."""
-
 Metrics = dict[str, dict[str, Any]]
 """{name: {"value", "standard_error" (optional), "manifest"}}, as summary.json holds them."""
 

@@ -19,6 +19,7 @@ import yaml
 
 from ldmlab.errors import UserError
 from ldmlab.locks import locked
+from ldmlab.tasks.console import say
 
 # Settings that may change between two starts of the same run without making it another run.
 # `choices` names the config groups that the other settings came from.
@@ -128,9 +129,11 @@ class Run:
         complete = self.summary is not None
         if not complete and not self.last_checkpoint.exists():
             return "new"
-        kept = self.shared and complete
-        overwrite = overwrite and not kept
-        remedy = f"use it with autoencoder_from={self.path}, or another study=..." if kept else CHOOSE_ANOTHER
+        remedy = CHOOSE_ANOTHER
+        if self.shared and complete:
+            overwrite, remedy = False, f"use it with autoencoder_from={self.path}, or another study=..."
+        elif self.shared and self._made_by() == "train-vae":
+            overwrite, remedy = False, "finish it by its own command (overrides.yaml), or choose another study=..."
         ignored = self.ignored if complete else (*self.ignored, "metrics")
         config_file = self.path / "config.yaml"
         difference = first_difference(yaml.safe_load(config_file.read_text()), self.config, ignored)
@@ -156,9 +159,11 @@ class Run:
         """
         if state == "begun" and self._begun_on() not in (None, data):
             if not self.config["overwrite"]:
-                raise UserError(f"{self.path} was begun on data that have changed since: {CHOOSE_ANOTHER}")
+                changed = "data that have changed since, or were copied without their times (cp -p)"
+                raise UserError(f"{self.path} was begun on {changed}: {CHOOSE_ANOTHER}")
             state = "replaced"
         if state == "replaced":
+            say(f"{self.path}: deleted, and begun anew")
             shutil.rmtree(self.path)
         elif state == "new":
             # one that was cut off before its first checkpoint leaves curves of what is not gone on with
@@ -171,12 +176,16 @@ class Run:
         write_text(self.path / "overrides.yaml", yaml.safe_dump({"command": command, "overrides": overrides}))
         write_text(self.path / "versions.json", json.dumps({**provenance(), "data": data}, indent=1))
 
+    def _made_by(self) -> str | None:
+        path = self.path / "overrides.yaml"
+        return yaml.safe_load(path.read_text()).get("command") if path.exists() else None
+
     def _begun_on(self) -> str | None:
         path = self.path / "versions.json"
         return json.loads(path.read_text()).get("data") if path.exists() else None
 
     @contextmanager
-    def lock(self, say: Any) -> Iterator[None]:
+    def lock(self) -> Iterator[None]:
         """Holds the run for this process; waits, and says so, while another one trains it."""
         waiting = f"{self.path}: another process is at it; waiting for it to end"
         with locked(self.path, "runs_dir", lambda: say(waiting)):

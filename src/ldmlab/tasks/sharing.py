@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import lightning as L
@@ -16,7 +16,6 @@ from ldmlab import processes
 from ldmlab.errors import UserError
 from ldmlab.modules.latent_diffusion import LatentDiffusionModule
 from ldmlab.tasks import build
-from ldmlab.tasks.console import say
 from ldmlab.tasks.quality import seed_of
 from ldmlab.tasks.run import Run, RunState
 from ldmlab.types import ImageData
@@ -27,7 +26,7 @@ Config = dict[str, Any]
 @contextlib.contextmanager
 def only_ours(run: Run) -> Iterator[None]:
     """Holds a run for the processes of this one; waits, and says so, while others train it."""
-    with run.lock(say) if processes.rank() == 0 else contextlib.nullcontext():
+    with run.lock() if processes.rank() == 0 else contextlib.nullcontext():
         yield
 
 
@@ -86,10 +85,10 @@ def draw_apart(seed: int) -> None:
         L.seed_everything(seed_of(seed, processes.rank()) % 2**32, verbose=False)
 
 
-def all_finite(module: L.LightningModule) -> bool:
-    """Whether all weights are numbers, in all processes."""
-    own = (p.to_local() if isinstance(p, DTensor) else p for p in module.parameters())
-    fine = all(bool(p.isfinite().all()) for p in own)
+def all_finite(tensors: Iterable[Tensor]) -> bool:
+    """Whether all values are finite, in all processes."""
+    own = (tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors)
+    fine = all(bool(tensor.isfinite().all()) for tensor in own)
     return bool(processes.gather_numbers([fine]).amin())
 
 

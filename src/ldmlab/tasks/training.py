@@ -145,8 +145,9 @@ def fit(
         by, steps = checkpoints.interrupted_by, budget.cost.steps
         message = f"{run}: stopped by {by.name} at step {steps:.0f}; the same command goes on from there"
         raise Interrupted(message, 128 + by.value)
-    if not all_finite(module):
-        raise UserError(f"{run}: training has diverged, its weights are not finite: lower the learning rate")
+    # with gradients that are scaled (16-mixed), steps without a finite loss are left out, and weights stay as they were
+    if not all_finite([*module.parameters(), trainer.callback_metrics.get("train/loss", torch.zeros(()))]):
+        raise UserError(f"{run}: training has diverged, its loss or weights are not finite: lower the learning rate")
 
 
 @contextlib.contextmanager

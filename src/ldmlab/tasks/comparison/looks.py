@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ldmlab.tasks.comparison.runs import Run
-from ldmlab.tasks.comparison.seeds import joint_name, same_but_seed
+from ldmlab.tasks.comparison.seeds import joint_names, same_but_seed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -68,8 +68,8 @@ def run_styles(runs: Iterable[Run]) -> dict[str, RunStyle]:
         by_stage.setdefault(run.stage, []).append(run)
     for members in by_stage.values():
         groups = same_but_seed(members, lambda run: run)
-        for same, style in zip(groups, styles_for(len(groups)), strict=True):
-            styles |= {run.label: replace(style, name=joint_name(run.label for run in same)) for run in same}
+        for same, style, name in zip(groups, styles_for(len(groups)), joint_names(groups), strict=True):
+            styles |= {run.label: replace(style, name=name) for run in same}
     return styles
 
 

@@ -20,14 +20,13 @@ SIGNIFICANCE = 0.05
 
 @dataclass(frozen=True)
 class Recipe:
-    """Rows that differ in their seeds alone, or a single one: what a recipe reached with one sampler setting."""
+    """Rows that differ in their seeds alone, or a single one: what a recipe reached with one sampler setting.
+
+    `name` is what its runs are called together.
+    """
 
     rows: list[Row]
-
-    @property
-    def name(self) -> str:
-        """What its runs are called together."""
-        return joint_name(self.labels)
+    name: str
 
     @property
     def label(self) -> str:
@@ -132,10 +131,14 @@ def best_recipe(recipes: Iterable[Recipe], quality: Column[Row]) -> Recipe | Non
 def chance(recipes: Sequence[Recipe], quality: Column[Row]) -> str | None:
     """From which recipes the seeds do not tell the best one, by Welch's t-test; None of fewer than two recipes.
 
-    Of each recipe its best sampler setting: settings of one run share what its seed did.
+    Of each recipe the best of the sampler settings that most of its runs have: settings of one run share what its seed
+    did, and are no further evidence.
     """
-    by_runs = _grouped(recipes, lambda recipe: tuple(recipe.labels))
-    found = [best for settings in by_runs if (best := best_recipe(settings, quality)) is not None]
+    found = []
+    for settings in _grouped(recipes, lambda recipe: (recipe.rows[0].run.recipe, recipe.rows[0].run.folder.parent)):
+        most = max(len(recipe.values(quality)) for recipe in settings)
+        best = best_recipe([recipe for recipe in settings if len(recipe.values(quality)) == most], quality)
+        found += [best] if best is not None else []
     best = best_recipe(found, quality)
     if best is None or len(found) < 2:
         return None
@@ -145,7 +148,7 @@ def chance(recipes: Sequence[Recipe], quality: Column[Row]) -> str | None:
     tested = [recipe for recipe in others if len(recipe.values(quality)) > 1]
     tied = [recipe for recipe in tested if _p_value(best.values(quality), recipe.values(quality)) > SIGNIFICANCE]
     single = [recipe for recipe in others if recipe not in tested]
-    told = f"{best.label} is ahead of all others by more than its seeds" if tested and not tied else ""
+    told = f"{best.label} is ahead of {_listed(tested)} by more than its seeds" if tested and not tied else ""
     told = f"Its seeds do not tell {best.label} from {_listed(tied)}" if tied else told
     told += f" (Welch's t-test, {SIGNIFICANCE:.0%})" if told else ""
     return ". ".join([*([told] if told else []), *([f"Of one run: {_listed(single)}"] if single else [])]) + "."
@@ -158,7 +161,8 @@ def recipes(rows: Iterable[Row]) -> list[Recipe]:
         return [(seed is None, seed or 0) for seed in row.run.seeds]
 
     groups = same_but_seed(rows, lambda row: row.run, lambda row: row.detail)
-    found = [Recipe(sorted(group, key=order)) for group in groups]
+    names = joint_names([[row.run for row in group] for group in groups])
+    found = [Recipe(sorted(group, key=order), name) for group, name in zip(groups, names, strict=True)]
     return found if any(len(recipe.rows) > 1 for recipe in found) else []
 
 
@@ -181,11 +185,21 @@ def same_but_seed(
     return found
 
 
-def joint_name(labels: Iterable[str]) -> str:
-    """What runs of one recipe are called together: the first of the shortest names, without the seed that is in it."""
-    known = list(labels)
-    shortest = min(known, key=lambda label: (len(label), label))
-    return re.sub(r"-seed-\d+", "", shortest) if len(known) > 1 else shortest
+def joint_names(groups: Sequence[Sequence[Run]]) -> list[str]:
+    """What the runs of each recipe are called together: the first of the shortest names, without its seed.
+
+    With it where two recipes would have one name, as those of two studies.
+    """
+    shortest = [min((run.label for run in group), key=lambda label: (len(label), label)) for group in groups]
+    without = [
+        re.sub(r"-(autoencoder\.)?seed-\d+", "", name) if len(group) > 1 else name
+        for name, group in zip(shortest, groups, strict=True)
+    ]
+    # the sampler settings of one recipe share its name
+    recipes_of: dict[str, set[str]] = {}
+    for name, group in zip(without, groups, strict=True):
+        recipes_of.setdefault(name, set()).add(f"{group[0].folder.parent} {group[0].recipe}")
+    return [name if len(recipes_of[name]) == 1 else own for name, own in zip(without, shortest, strict=True)]
 
 
 def _p_value(ours: Sequence[float], theirs: Sequence[float]) -> float:
