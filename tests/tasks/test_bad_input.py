@@ -39,6 +39,8 @@ def write_parquet(folder, images, **columns):
     [
         (["train-ldm", "downsampling=f3"], "downsampling=f3: there is no such option"),
         (["train-ldm", "batch_sise=3"], "unknown key 'batch_sise'; did you mean batch_size?"),
+        (["train-ldm", "optimizer.lr=fast"], "optimizer.lr: a number of 0 or more is needed, not fast"),
+        (["train-vae", "autoencoder.optimizer.lr=-1"], "autoencoder.optimizer.lr: a number of 0 or more is needed"),
         (["train-ldm", "scheduler.predicton=v"], "did you mean scheduler.prediction?"),
         (["train-ldm", "scheduler.prediction=x0"], "scheduler.prediction: one of epsilon, sample, v, velocity"),
         (["train-ldm", "scheduler=linear", "scheduler.schedule.zero_terminal_snr=true"], "use v or velocity"),

@@ -51,6 +51,9 @@ NUMBERS = {
     "drop_each_probability": (0, 0.5),
     "ema_gamma": (0, None),
     "trainer.checkpoint_seconds": (0, None),
+    "optimizer.lr": (0, None),
+    "optimizer.weight_decay": (0, None),
+    "autoencoder.optimizer.lr": (0, None),
     "plan.memory_share": (0, 1),
 }
 """Keys with the smallest and the largest value that they may have."""

@@ -187,16 +187,18 @@ def _choice(name: str, options: list[str], value: str) -> Spec:
 def _looks(rows: list[Row], styles: dict[str, RunStyle]) -> Spec:
     """Colours and markers of the page's other plots."""
     looks = list(dict.fromkeys(styles[row.run.label] for row in rows))
+    names = [look.name for look in looks]
     legend = {
         "orient": "bottom",
-        "columns": 3,
+        "columns": max(
+            1, min(len(names), 1000 // (80 + 8 * max(map(len, names))))
+        ),  # as many as a wide page has room for
         "columnPadding": 24,
         "labelLimit": 340,
         "labelFontSize": 12,
         "title": None,
         "symbolSize": 90,
     }
-    names = [look.name for look in looks]
     ranges = {"color": [look.colour for look in looks], "shape": [SHAPES[look.marker] for look in looks]}
     return {
         channel: {"field": "recipe", "type": "nominal", "scale": {"domain": names, "range": values}, "legend": legend}
