@@ -220,7 +220,7 @@ def test_disk_that_fills_meanwhile_ends_in_a_user_error(tmp_path, monkeypatch):
 
 def test_cache_dir_that_is_a_file_ends_in_a_user_error(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"cache_dir: cannot make"):
+    with pytest.raises(UserError, match=r"cache_dir: cannot write in"):
         open_it(full(), tmp_path / "file")
 
 
