@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import sys
+import traceback
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -29,6 +30,14 @@ def for_the_user(error: Exception) -> Exception:
     if isinstance(error, OSError) and error.errno in NOT_ALLOWED and error.filename:
         return UserError(f"{error.filename}: {error.strerror}: change its permissions, or choose another place")
     return error
+
+
+def traced(error: Exception) -> Exception:
+    """The same of an error that is being handled; one that is our own fault has its traceback printed."""
+    failure = for_the_user(error)
+    if not isinstance(failure, (UserError, Interrupted)):
+        traceback.print_exc()
+    return failure
 
 
 def as_it_was(message: str, exit_code: int) -> Exception:

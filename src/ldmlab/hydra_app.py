@@ -7,7 +7,6 @@ import math
 import os
 import re
 import sys
-import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ldmlab import jobs
-from ldmlab.errors import Interrupted, UserError, fail, for_the_user
+from ldmlab.errors import Interrupted, UserError, fail, traced
 from ldmlab.hydra_errors import find_folder, one_line, suggestion, unknown_keys, users_folder
 from ldmlab.jobs import Jobs
 
@@ -82,13 +81,12 @@ def sweep_survives(these: Jobs) -> Iterator[None]:
     except Exception as error:
         if these.folder is None:
             raise
-        failure = for_the_user(error)
         if type(error).__name__ in LOST:
             print(error, file=sys.stderr)  # which job, its state and what it last said
             told = "a process of it was lost; was there too little memory? The same command goes on from there"
-            failure = UserError(f"{type(error).__name__}: {told}")
-        elif failure is error:
-            traceback.print_exc()
+            failure: Exception = UserError(f"{type(error).__name__}: {told}")
+        else:
+            failure = traced(error)
         say_failure(failure)
         these.fail("the sweep", failure)
 
@@ -209,9 +207,7 @@ def job(command: str, composed: DictConfig, given: list[str], these: Jobs) -> fl
             take_a_gpu()
         return run_task(command, config, overrides)
     except Exception as raised:
-        failure = for_the_user(raised)
-        if not isinstance(failure, (UserError, Interrupted)):
-            traceback.print_exc()
+        failure = traced(raised)
         say_failure(failure)  # at once: the jobs that follow may take hours
         these.fail(name, failure)
     return None

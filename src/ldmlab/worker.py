@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import os
 import sys
-import traceback
 from pathlib import Path
 from typing import Any
 
-from ldmlab.errors import Interrupted, UserError, for_the_user
+from ldmlab.errors import traced
 from ldmlab.jobs import exit_code
 from ldmlab.tasks import run_task
 
@@ -20,9 +19,7 @@ def main(path: Path) -> int:
     try:
         result["value"] = run_task(**json.loads(path.read_text()))
     except Exception as raised:
-        failure = for_the_user(raised)
-        if not isinstance(failure, (UserError, Interrupted)):
-            traceback.print_exc()
+        failure = traced(raised)
         result |= {"exit_code": exit_code(failure), "message": str(failure)}
     (path.parent / f"result-{int(os.environ['RANK']):05d}.json").write_text(json.dumps(result))
     return result["exit_code"]

@@ -22,6 +22,18 @@ from ldmlab.tasks.run import provenance
 pytestmark = pytest.mark.slow
 
 
+def stops_at(patch, module, step):
+    """Has training of a module asked to stop in the step of this number."""
+    training_step = module.training_step
+
+    def stopped(self, batch, index):
+        if self.global_step == step:
+            os.kill(os.getpid(), signal.SIGINT)
+        return training_step(self, batch, index)
+
+    patch.setattr(module, "training_step", stopped)
+
+
 def weights(run):
     return load_file(run / "checkpoints" / "model.safetensors")
 
@@ -160,15 +172,8 @@ def test_a_run_that_diverged_is_complete_neither_then_nor_at_the_next_start(ldml
 
 def test_an_unfinished_autoencoder_of_a_run_can_be_replaced_and_a_complete_one_cannot(ldmlab, monkeypatch):
     """Only a complete one may be what other runs stand on."""
-    step = AutoencoderModule.training_step
-
-    def stopped(self, batch, index):
-        if self.global_step == 2:
-            os.kill(os.getpid(), signal.SIGINT)
-        return step(self, batch, index)
-
     with monkeypatch.context() as patch:
-        patch.setattr(AutoencoderModule, "training_step", stopped)
+        stops_at(patch, AutoencoderModule, 2)
         assert ldmlab("train-ldm", "study=t", "name=d", *TINY_LDM) == 130
     other = ["study=t", "name=d", *TINY_LDM, "budget.steps=6"]
     said = ldmlab.error("train-ldm", *other)
@@ -181,7 +186,7 @@ def test_an_unfinished_autoencoder_of_a_run_can_be_replaced_and_a_complete_one_c
 
     # nor one that somebody trains by itself, which may have taken days
     with monkeypatch.context() as patch:
-        patch.setattr(AutoencoderModule, "training_step", stopped)
+        stops_at(patch, AutoencoderModule, 2)
         assert ldmlab("train-vae", "study=own", "name=vae-f4-batch_size-8-network.channels-16", *TINY_VAE) == 130
     assert "its own command" in ldmlab.error("train-ldm", "study=own", *TINY_LDM, "budget.steps=8", "overwrite=true")
 
@@ -471,15 +476,8 @@ def test_the_default_logger_keeps_offline_wandb_runs_of_both_stages(ldmlab):
 
 def test_a_run_that_goes_on_is_the_same_run_at_wandb(ldmlab, monkeypatch):
     options = [option for option in TINY_F1 if not option.startswith("logger=")]
-    step = LatentDiffusionModule.training_step
-
-    def stopped(self, batch, index):
-        if self.global_step == 3:
-            os.kill(os.getpid(), signal.SIGINT)
-        return step(self, batch, index)
-
     with monkeypatch.context() as patch:
-        patch.setattr(LatentDiffusionModule, "training_step", stopped)
+        stops_at(patch, LatentDiffusionModule, 3)
         assert ldmlab("train-ldm", "study=w", "name=w", *options) == 130
     assert ldmlab("train-ldm", "study=w", "name=w", *options) == 0
     parts = list((ldmlab.folder / "runs/w/w/wandb").glob("offline-run-*/*.wandb"))

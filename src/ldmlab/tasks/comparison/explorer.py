@@ -188,11 +188,10 @@ def _looks(rows: list[Row], styles: dict[str, RunStyle]) -> Spec:
     """Colours and markers of the page's other plots."""
     looks = list(dict.fromkeys(styles[row.run.label] for row in rows))
     names = [look.name for look in looks]
+    room = 1000 // (80 + 8 * max(map(len, names)))  # of a wide page, in pixels
     legend = {
         "orient": "bottom",
-        "columns": max(
-            1, min(len(names), 1000 // (80 + 8 * max(map(len, names))))
-        ),  # as many as a wide page has room for
+        "columns": max(1, min(len(names), room)),
         "columnPadding": 24,
         "labelLimit": 340,
         "labelFontSize": 12,
